@@ -1,0 +1,1 @@
+"""From raw interactions and item features to a checked dataset directory."""

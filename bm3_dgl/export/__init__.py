@@ -1,0 +1,1 @@
+"""Results with the raw user and item ids back on them."""

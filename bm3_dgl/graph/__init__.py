@@ -1,0 +1,1 @@
+"""The user-item graph: built, partitioned, and opened through DGL's distributed graph store."""

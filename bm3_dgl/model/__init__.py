@@ -1,0 +1,1 @@
+"""The equations of BM3: pure torch, run without a cluster."""

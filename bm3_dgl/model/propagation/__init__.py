@@ -1,0 +1,1 @@
+"""LightGCN propagation and its gradient, by either engine."""

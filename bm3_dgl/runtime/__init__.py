@@ -1,0 +1,1 @@
+"""Processes: who am I, how ranks talk, the graph server, failing together."""

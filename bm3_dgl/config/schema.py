@@ -2,13 +2,15 @@
 
 One dataclass per section. `setting` carries help, unit and bounds; `load.check` enforces them. Nobody writes to
 a config after loading, and each function takes the section that is its own.
-"""
 
-from __future__ import annotations
+Annotations are evaluated here (no `from __future__ import annotations`): the reader takes the types from the fields.
+"""
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Dict, List, Optional
+from typing import Any
+
+LARGEST_SEED = 2**32 - 1  # what every random generator in use accepts
 
 
 class DataFormat(Enum):
@@ -48,9 +50,20 @@ class Which(Enum):
     latest = "latest"
 
 
-def setting(default: Any, help: str, *, unit: str = "", low: float | None = None, high: float | None = None) -> Any:
-    """A dataclass field with its help, unit and inclusive range (of the value, or of each element of a list)."""
-    metadata = {"help": help, "unit": unit, "low": low, "high": high}
+def setting(
+    default: Any,
+    help: str,
+    *,
+    unit: str = "",
+    low: float | None = None,
+    high: float | None = None,
+    unique: bool = False,
+) -> Any:
+    """A dataclass field with its help, unit and inclusive range (of the value, or of each element of a list).
+
+    unique: no element may stand in a list twice. Text may be empty only where the default is.
+    """
+    metadata = {"help": help, "unit": unit, "low": low, "high": high, "unique": unique}
     if isinstance(default, (list, dict)):
         return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -67,9 +80,11 @@ class DataConfig:
     format: DataFormat = setting(DataFormat.shop, "Reader: `shop` makes one up from shop.seed, `mmrec` reads a directory.")
     source: str = setting("", "Directory that the reader reads; not used by `shop`.")
     interactions: str = setting("", "Interaction file inside data.source; empty: the only *.inter file there.")
-    features: Dict[str, str] = setting({}, "Feature file of each modality, relative to data.source: one float row per item.")
+    features: dict[str, str] = setting({}, "Feature file of each modality, relative to data.source: one float row per item.")
     titles: str = setting("", "JSON lines with itemID and title, relative to data.source; empty: none.")
-    modalities: Optional[List[str]] = setting(None, "Modalities that the model uses; null: all of the dataset, []: none.")
+    modalities: list[str] | None = setting(
+        None, "Modalities that the model uses; null: all of the dataset, []: none.", unique=True
+    )
 
 
 @dataclass
@@ -80,7 +95,7 @@ class ShopConfig:
     tastes: int = setting(16, "Dimensions of the planted taste that features and interactions share.", low=1, high=64)
     visual_width: int = setting(64, "Width of the made-up visual features.", low=1)
     text_width: int = setting(48, "Width of the made-up text features.", low=1)
-    seed: int = setting(7, "Seed of everything in the shop.", low=0)
+    seed: int = setting(7, "Seed of everything in the shop.", low=0, high=LARGEST_SEED)
 
 
 @dataclass
@@ -88,12 +103,12 @@ class PartitionConfig:
     dir: str = setting("", "Directory of the partitioned graph; empty: parts/ inside data.dir, one folder per kind.")
     parts: int = setting(1, "Parts of the graph, one per machine.", low=1, high=4096)
     method: PartitionMethod = setting(PartitionMethod.metis, "How nodes are assigned to parts.")
-    seed: int = setting(0, "Seed of the assignment.", low=0)
+    seed: int = setting(0, "Seed of the assignment.", low=0, high=LARGEST_SEED)
 
 
 @dataclass
 class TrainConfig:
-    seed: int = setting(1, "Seed of initial values, batch order, dropout and sampling.", low=0)
+    seed: int = setting(1, "Seed of initial values, batch order, dropout and sampling.", low=0, high=LARGEST_SEED)
     resume: bool = setting(False, "Continue from the newest valid checkpoint of run.dir.")
     device: str = setting("cpu", "Where the head runs: cpu, cuda or cuda:N. The graph's tables stay in host memory.")
     epochs: int = setting(1000, "Most epochs to train.", unit="epochs", low=1)
@@ -101,7 +116,9 @@ class TrainConfig:
     learning_rate: float = setting(1e-3, "Adam's learning rate.", low=1e-12, high=10.0)
     patience: int = setting(20, "Evaluations without a better validation recall before training stops.", low=1)
     burn_in: int = setting(0, "Patience is counted only after this many epochs.", unit="epochs", low=0)
-    checkpoint_steps: int = setting(0, "Also save in mid-epoch, every so many steps; 0: at evaluations only.", unit="steps", low=0)
+    checkpoint_steps: int = setting(
+        0, "Also save in mid-epoch, every so many steps; 0: at evaluations only.", unit="steps", low=0
+    )
     keep_checkpoints: int = setting(2, "Newest checkpoints to keep, besides the best.", low=1)
     progress: bool = setting(True, "Show a progress bar on rank 0 (plain lines where the output is not a terminal).")
     tensorboard: bool = setting(True, "Write TensorBoard event files under run.dir.")
@@ -118,19 +135,21 @@ class ModelConfig:
     features: Features = setting(
         Features.residual, "How raw features enter: fixed, trainable, or fixed plus a free row per item and modality."
     )
-    losses: List[LossTerm] = setting(list(LossTerm), "Loss terms in use; leave one out for the paper's ablation.")
+    losses: list[LossTerm] = setting(list(LossTerm), "Loss terms in use; leave one out for the paper's ablation.", unique=True)
 
 
 @dataclass
 class PropagationConfig:
     engine: Engine = setting(Engine.exact, "`exact`: full propagation in shared tables; `sampled`: blocks of the batch.")
-    fanouts: List[int] = setting([10, 10], "Neighbours drawn per layer by `sampled`, nearest the batch first; -1: all.", low=-1)
+    fanouts: list[int] = setting([10, 10], "Neighbours drawn per layer by `sampled`, nearest the batch first; -1: all.", low=-1)
 
 
 @dataclass
 class EvaluateConfig:
-    cutoffs: List[int] = setting([10, 20], "The K of Recall@K and NDCG@K.", low=1, high=10000)
-    monitor: Optional[int] = setting(None, "K of the validation recall that decides; null: 20 if a cutoff, else the largest.", low=1)
+    cutoffs: list[int] = setting([10, 20], "The K of Recall@K and NDCG@K.", low=1, high=10000, unique=True)
+    monitor: int | None = setting(
+        None, "K of the validation recall that decides; null: 20 if a cutoff, else the largest.", low=1
+    )
     every: int = setting(1, "Epochs between evaluations.", unit="epochs", low=1)
     mask_validation: bool = setting(False, "Also hide a user's validation items at test time (not in the published protocol).")
     block_users: int = setting(256, "Users that are scored at once; bounds memory, never the result.", unit="users", low=1)
@@ -140,7 +159,7 @@ class EvaluateConfig:
 class RecommendConfig:
     top_k: int = setting(20, "Items per user.", low=1, high=10000)
     checkpoint: Which = setting(Which.best, "Which checkpoint of the run speaks.")
-    users: List[str] = setting([], "Raw ids of users whose lists are printed.")
+    users: list[str] = setting([], "Raw ids of users whose lists are printed.", unique=True)
     dir: str = setting("", "Where recommendations and embeddings go; empty: run.dir.")
 
 

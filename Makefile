@@ -1,0 +1,58 @@
+# Targets for people and for CI; `make` alone lists them. Nothing here is needed to use the package.
+# pip's own settings (index, proxy, certificates, caches) are those of the environment.
+
+# constraints.txt was made for this Python; another one would need other versions.
+PYTHON ?= python3.11
+TRAINERS ?= 4
+CONFIG ?= configs/shop.yaml
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train test lint format clean
+
+help:  ## List the targets
+	@echo "make TARGET [ARGS=...]"
+	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  %-8s %s\n' "$$name" "$$text"; done
+	@echo "Examples: make train ARGS=\"train.epochs=3 run.dir=runs/try\"    make test ARGS=\"-k config -x\""
+
+setup: $(STAMP)  ## Make .venv with the pinned packages and this one (3 to 10 minutes the first time, then instant)
+
+# The stamp is written last. Without it .venv is half made, by an interrupted setup or by something else, and is made anew;
+# with an outdated one it is whole, and only what changed is installed.
+$(STAMP): setup.py constraints.txt pyproject.toml
+	@if ! [ -e $@ ]; then \
+	  python=$$(command -v $(PYTHON) || command -v python3 || echo $(PYTHON)); \
+	  $$python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || \
+	    { echo "setup: Python 3.11 is needed and $$python is not it; name one: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }; \
+	  rm -rf $(VENV); \
+	  $$python -m venv $(VENV) || { rm -rf $(VENV); \
+	    echo "setup: $$python cannot make a virtual environment; on Debian or Ubuntu: apt-get install python3.11-venv" >&2; exit 1; }; \
+	fi
+	@rm -f $@
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[test]' || \
+	  { echo "setup: pip failed, see above; after mending the cause run 'make setup' again" >&2; exit 1; }
+	@touch $@
+
+train: $(STAMP)  ## Train on the made-up shop with TRAINERS=4 processes, then write recommendations
+	$(BIN)/torchrun --nproc_per_node=$(TRAINERS) launch/train.py --config $(CONFIG) $(ARGS)
+	$(BIN)/python launch/recommend.py --config $(CONFIG) $(ARGS)
+
+test: $(STAMP)  ## Run every test
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP)  ## Check style, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)  ## Mend what lint says about formatting and import order
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## Remove .venv and every cache; data, parts and runs stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache build *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

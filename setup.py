@@ -1,0 +1,42 @@
+"""Package metadata. `make setup` installs it with constraints.txt, which pins every package that is not pinned here."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.findall(r'^__version__ = "(.+)"$', (ROOT / "bm3_dgl/__init__.py").read_text(encoding="utf-8"), re.MULTILINE)[0]
+
+INSTALL_REQUIRES = [
+    # The last DGL on PyPI is built against this torch; torchdata and numpy follow from the two of them.
+    "torch==2.2.1",
+    "dgl==2.1.0",
+    "torchdata==0.7.1",
+    "numpy<2",
+    # Imported by dgl but not named in its metadata; it needs the pkg_resources that setuptools 70 no longer vendors whole.
+    "setuptools<70",
+    "pandas",
+    "pydantic",
+    "pyyaml",
+    "pyarrow<26",  # 26 installs beside numpy 1 and then fails at import
+    "omegaconf",
+    "numba",
+    "tqdm",
+    "tensorboard",
+    "safetensors",
+]
+
+TEST_REQUIRES = ["pytest", "pytest-timeout", "ranx", "ruff", "mypy", "types-PyYAML"]
+
+setup(
+    name="bm3_dgl",
+    version=VERSION,
+    description="Distributed training of BM3, the bootstrapped multi-modal recommender, on DGL's graph store",
+    author="The bm3_dgl authors",
+    license="Apache-2.0",
+    packages=find_packages(include=["bm3_dgl", "bm3_dgl.*"]),
+    python_requires=">=3.10,<3.12",
+    install_requires=INSTALL_REQUIRES,
+    extras_require={"test": TEST_REQUIRES},
+)

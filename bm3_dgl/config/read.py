@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from bm3_dgl.config.fields import optional, shorten, walk, words
+from bm3_dgl.config.fields import SHOWN, optional, shorten, walk, words
 from bm3_dgl.config.schema import JobConfig
 from bm3_dgl.errors import ConfigError
 
@@ -136,13 +136,16 @@ def _is_null(node: yaml.Node) -> bool:
     return isinstance(node, yaml.ScalarNode) and node.tag == NULL_TAG
 
 
-def _show(node: yaml.Node) -> str:
-    """A node as a message repeats it."""
+def _show(node: yaml.Node, depth: int = 2) -> str:
+    """A node as a message repeats it; bounded in depth, since an alias can make a node contain itself."""
+    if isinstance(node, yaml.ScalarNode):
+        return "null" if _is_null(node) else shorten(str(node.value))
+    if depth == 0:
+        return "..."
+    children = node.value[:SHOWN]
     if isinstance(node, yaml.SequenceNode):
-        return shorten("[" + ",".join(_show(child) for child in node.value[:20]) + "]")
-    if isinstance(node, yaml.MappingNode):
-        return shorten("{" + ", ".join(f"{_show(name)}: {_show(child)}" for name, child in node.value[:20]) + "}")
-    return "null" if _is_null(node) else shorten(str(node.value))
+        return shorten("[" + ",".join(_show(child, depth - 1) for child in children) + "]")
+    return shorten("{" + ", ".join(f"{_show(name, depth - 1)}: {_show(child, depth - 1)}" for name, child in children) + "}")
 
 
 def _nearest(key: str, prefix: str, known: list[str]) -> str:

@@ -45,9 +45,9 @@ def read_raw_ids(path: Path, *, column: str, count: int) -> tuple[list[str], lis
             unknown += 1
     warnings = []
     if unknown:
-        warnings.append(f"{path}: {unknown} ids are not in the interactions (highest there: {count - 1}); they are ignored")
+        warnings.append(f"{path}: ids that are not in the interactions: {unknown} (highest there: {count - 1}); ignored")
     if nameless := raw_ids.count(None):
-        warnings.append(f"{path}: {nameless} of {count} ids have no raw id; they are called by their number")
+        warnings.append(f"{path}: ids without a raw id: {nameless} of {count}; called by their number")
     named = [str(index) if raw_id is None else raw_id for index, raw_id in enumerate(raw_ids)]
     _check_distinct(path, column, named)
     return named, warnings
@@ -80,7 +80,7 @@ def read_titles(path: Path, count: int) -> tuple[list[str | None], list[str]]:
             titles[item_idx] = " ".join(html.unescape(title or "").split()) or None
         else:
             unknown += 1
-    ignored = f"{path}: {unknown} items are not in the interactions (highest id there: {count - 1}); they are ignored"
+    ignored = f"{path}: items that are not in the interactions: {unknown} (highest id there: {count - 1}); ignored"
     return titles, [ignored] if unknown else []
 
 

@@ -174,4 +174,4 @@ def _gap_warnings(inter: Path, column: str, ids: np.ndarray) -> list[str]:
 def _trainless_warnings(inter: Path, users: np.ndarray, split: np.ndarray) -> list[str]:
     """Count the users all of whose interactions are held out."""
     trainless = len(np.setdiff1d(users, users[split == Split.train]))
-    return [f"{inter}: {trainless} users have no train interaction; they are left out of evaluation"] if trainless else []
+    return [f"{inter}: users without a train interaction: {trainless}; left out of evaluation"] if trainless else []

@@ -2,7 +2,7 @@
 # pip's own settings (index, proxy, certificates, caches) are those of the environment.
 
 # constraints.txt was made for this Python; another one would need other versions.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3.11)
 TRAINERS ?= 4
 CONFIG ?= configs/shop.yaml
 ARGS ?=
@@ -25,12 +25,11 @@ setup: $(STAMP)  ## Make .venv with the pinned packages and this one (3 to 10 mi
 # with an outdated one it is whole, and only what changed is installed.
 $(STAMP): setup.py constraints.txt pyproject.toml
 	@if ! [ -e $@ ]; then \
-	  python=$$(command -v $(PYTHON) || command -v python3 || echo $(PYTHON)); \
-	  $$python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || \
-	    { echo "setup: Python 3.11 is needed and $$python is not it; name one: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }; \
+	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || \
+	    { echo "setup: Python 3.11 is needed and $(PYTHON) is not it; name one: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }; \
 	  rm -rf $(VENV); \
-	  $$python -m venv $(VENV) || { rm -rf $(VENV); \
-	    echo "setup: $$python cannot make a virtual environment; on Debian or Ubuntu: apt-get install python3.11-venv" >&2; exit 1; }; \
+	  $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	    echo "setup: $(PYTHON) cannot make a virtual environment; on Debian or Ubuntu: apt-get install python3.11-venv" >&2; exit 1; }; \
 	fi
 	@rm -f $@
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[test]' || \

@@ -49,17 +49,10 @@ def read_mmrec(config: DataConfig) -> RawDataset:
     mapped = {role.removeprefix(_FEATURES): map_features(path) for role, path in files.items() if role.startswith(_FEATURES)}
     for modality, rows in mapped.items():  # all shapes before any content: the cheap checks first
         _check_rows(files[_FEATURES + modality], len(rows), inter, items)
-    raw_user_ids, raw_item_ids = numbered_ids(num_users), numbered_ids(num_items)
-    titles: list[str | None] = [None] * num_items
-    if path := files.get("user ids"):
-        raw_user_ids, more = read_raw_ids(path, column=USER_COLUMN, count=num_users)
-        warnings += more
-    if path := files.get("item ids"):
-        raw_item_ids, more = read_raw_ids(path, column=ITEM_COLUMN, count=num_items)
-        warnings += more
-    if path := files.get(_TITLES):
-        titles, more = read_titles(path, num_items)
-        warnings += more
+    raw_user_ids, user_warnings = _raw_ids(files.get("user ids"), USER_COLUMN, num_users)
+    raw_item_ids, item_warnings = _raw_ids(files.get("item ids"), ITEM_COLUMN, num_items)
+    titles, title_warnings = read_titles(files[_TITLES], num_items) if _TITLES in files else ([None] * num_items, [])
+    warnings += user_warnings + item_warnings + title_warnings
     return RawDataset(
         users=users,
         items=items,
@@ -161,6 +154,10 @@ def _check_rows(path: Path, rows: int, inter: Path, items: np.ndarray) -> None:
             f"{path}: has {rows} rows, but {inter.name}, line {line_of(inter, row)} has item {items[row]} "
             f"({num_items} items in all); expected one row per item"
         )
+
+
+def _raw_ids(path: Path | None, column: str, count: int) -> tuple[list[str], list[str]]:
+    return read_raw_ids(path, column=column, count=count) if path else (numbered_ids(count), [])
 
 
 def _gap_warnings(inter: Path, column: str, ids: np.ndarray) -> list[str]:

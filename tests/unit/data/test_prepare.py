@@ -143,6 +143,16 @@ def test_a_copied_source_is_the_same(config: JobConfig, tmp_path: Path) -> None:
     assert prepare(config).hash == made.hash
 
 
+def test_another_source_of_equal_size_and_time_is_not(config: JobConfig, tmp_path: Path) -> None:
+    prepare(config)
+    source, other = Path(config.data.source), tmp_path / "other"
+    shutil.copytree(source, other)
+    np.save(other / "text.npy", features(2) + 1)
+    shutil.copystat(source / "text.npy", other / "text.npy")
+    config.data.source = str(other)
+    refused(config, r"asked is features\.text from .*other/text\.npy, which differs from the .*source/text\.npy")
+
+
 def test_without_source_the_dataset_is_opened(config: JobConfig) -> None:
     made = prepare(config)
     config.data.source = ""

@@ -131,6 +131,11 @@ def test_feature_width_leaves_purchases_alone() -> None:
     assert wide.features["visual"].shape == (120, 5)
 
 
+def test_views_differ_even_in_equal_width() -> None:
+    views = make_shop(ShopConfig(users=300, items=120, visual_width=9, text_width=9)).features
+    assert abs(np.corrcoef(views["visual"].ravel(), views["text"].ravel())[0, 1]) < 0.5
+
+
 @pytest.mark.parametrize(
     "config",
     [

@@ -9,12 +9,12 @@ ROOT = Path(__file__).parent
 VERSION = re.findall(r'^__version__ = "(.+)"$', (ROOT / "bm3_dgl/__init__.py").read_text(encoding="utf-8"), re.MULTILINE)[0]
 
 INSTALL_REQUIRES = [
-    # The last DGL on PyPI is built against this torch; torchdata and numpy follow from the two of them.
+    # dgl 2.1.0 ships binaries for this torch and for numpy 1; this torchdata belongs to this torch.
     "torch==2.2.1",
     "dgl==2.1.0",
     "torchdata==0.7.1",
     "numpy<2",
-    # Imported by dgl but not named in its metadata; it needs the pkg_resources that setuptools 70 no longer vendors whole.
+    # Imported by dgl but not named in its metadata. Of setuptools it wants setuptools.extern, which later versions dropped.
     "setuptools<70",
     "pandas",
     "pydantic",

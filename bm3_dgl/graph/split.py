@@ -38,7 +38,8 @@ sys.path.insert(0, sys.argv[1])
 from bm3_dgl.graph.split import main
 sys.exit(main(*sys.argv[2:]))"""
 # perturb=255 fills what malloc hands out with 255 ^ 0xff = 0; tcache hands out without filling, so it is off.
-_ZEROED_MALLOC = "GLIBC_TUNABLES=glibc.malloc.perturb=255:glibc.malloc.tcache_count=0"
+# MALLOC_PERTURB_ is an older name of the same setting.
+_ZEROED_MALLOC = ["-u", "MALLOC_PERTURB_", "GLIBC_TUNABLES=glibc.malloc.perturb=255:glibc.malloc.tcache_count=0"]
 
 
 def node_map_file(ntype: str) -> str:
@@ -56,7 +57,7 @@ def run_split(dataset: Dataset, out: Path, *, parts: int, method: str, seed: int
     home = str(Path(bm3_dgl.__file__).resolve().parents[1])
     arguments = [str(dataset.directory.resolve()), str(out.resolve()), str(parts), method, str(seed)]
     done = subprocess.run(
-        ["env", _ZEROED_MALLOC, "DGLBACKEND=pytorch", sys.executable, "-c", _PROGRAM, home, *arguments],
+        ["env", *_ZEROED_MALLOC, "DGLBACKEND=pytorch", sys.executable, "-c", _PROGRAM, home, *arguments],
         cwd=scratch,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

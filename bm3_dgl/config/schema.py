@@ -117,8 +117,9 @@ class TrainConfig:
     patience: int = setting(20, "Evaluations without a better validation recall before training stops.", low=1)
     burn_in: int = setting(0, "Patience is counted only after this many epochs.", unit="epochs", low=0)
     checkpoint_steps: int = setting(
-        0, "Also save in mid-epoch, every so many steps; 0: at evaluations only.", unit="steps", low=0
+        0, "Also save in mid-epoch, every so many steps; 0: at the ends of epochs only.", unit="steps", low=0
     )
+    checkpoint_epochs: int = setting(5, "Save at least every so many epochs; the best is always saved.", unit="epochs", low=1)
     keep_checkpoints: int = setting(2, "Newest checkpoints to keep, besides the best.", low=1)
     progress: bool = setting(True, "Show a progress bar on rank 0 (plain lines where the output is not a terminal).")
     tensorboard: bool = setting(True, "Write TensorBoard event files under run.dir.")

@@ -1,0 +1,120 @@
+"""The open graph store: this machine's part of the graph, and tables with a row per user or item.
+
+The only door to dgl.distributed besides the servers. A Table's rows are spread over the machines as the nodes are;
+the rows of this machine lie in shared memory, so that its ranks read and write them without a copy.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bm3_dgl.graph.local import LocalGraph, build_local_graph, edges_of_part
+from bm3_dgl.graph.partition import Partition
+from bm3_dgl.runtime.collectives import Team
+from bm3_dgl.types import NODE_TYPES
+
+_SHARED_MEMORY = Path("/dev/shm")
+
+
+@dataclass(frozen=True)
+class Table:
+    """float32 rows of one node type. `local`: this machine's rows (num_own, width), shared by its ranks."""
+
+    name: str
+    ntype: str
+    local: torch.Tensor
+    start: int
+    tensor: Any  # DGL's DistTensor
+
+    def pull(self, nids: torch.Tensor) -> torch.Tensor:
+        """Rows of any machine, (len(nids), width), by global_nid int64; a copy."""
+        rows = nids - self.start
+        if len(rows) == 0 or (int(rows.min()) >= 0 and int(rows.max()) < len(self.local)):
+            return self.local[rows]
+        return self.tensor[nids]
+
+
+class GraphStore:
+    """COLLECTIVE to open, and to add tables to."""
+
+    def __init__(self, partition: Partition, team: Team, *, part_config: Path, graph_name: str, tag: str) -> None:
+        """Open the graph that the servers hold (or, standalone, the files). tag makes this job's names its own."""
+        import dgl
+
+        self.team = team
+        self._tag = tag
+        self.part = team.ranks.machine
+        self.graph = dgl.distributed.DistGraph(graph_name, part_config=str(part_config))
+        self.local = self._lay_out(partition)
+        self.partition = partition
+
+    def table(self, name: str, ntype: str, width: int) -> Table:
+        """A new table of zeros. COLLECTIVE."""
+        import dgl
+
+        tensor = dgl.distributed.DistTensor(
+            (self.local.num_nodes[ntype], width),
+            torch.float32,
+            name=f"{self._tag}_{name}",
+            part_policy=self.graph.get_node_partition_policy(ntype),
+            persistent=True,  # lives as long as the servers: no clean-up message from a garbage collector
+        )
+        return Table(name, ntype, tensor.local_partition, self.local.start[ntype], tensor)
+
+    def embedding(self, name: str, ntype: str, width: int) -> tuple[Table, Any]:
+        """A new table of zeros and DGL's DistEmbedding over it, whose look-ups are leaves of autograd. COLLECTIVE."""
+        import dgl
+
+        embedding = dgl.distributed.DistEmbedding(
+            self.local.num_nodes[ntype],
+            width,
+            name=f"{self._tag}_{name}",
+            part_policy=self.graph.get_node_partition_policy(ntype),
+        )
+        tensor = embedding.weight
+        return Table(name, ntype, tensor.local_partition, self.local.start[ntype], tensor), embedding
+
+    def sample_neighbors(self, seeds: dict[str, torch.Tensor], fanout: int) -> Any:
+        """DGL graph of up to `fanout` drawn in-edges of each seed (global_nids per type), of any machine; -1: all."""
+        import dgl
+
+        return dgl.distributed.sample_neighbors(self.graph, seeds, fanout)
+
+    def machine_buffer(self, name: str, shape: tuple[int, int]) -> torch.Tensor:
+        """Zeros float32 that only this machine's ranks share; its name is gone as soon as all have it. COLLECTIVE."""
+        if self.team.alone or shape[0] == 0:
+            return torch.zeros(shape)
+        path = _SHARED_MEMORY / f"{self._tag}_{name}_{self.part}"
+        size = max(1, shape[0] * shape[1] * 4)
+        if self.team.ranks.leads_machine:
+            with open(path, "wb") as file:
+                os.posix_fallocate(file.fileno(), 0, size)  # a full /dev/shm fails here, not as a bus error later
+        self.team.barrier()
+        with open(path, "r+b") as file:
+            memory = mmap.mmap(file.fileno(), size)
+        self.team.barrier()
+        if self.team.ranks.leads_machine:
+            path.unlink()
+        return torch.frombuffer(memory, dtype=torch.float32, count=shape[0] * shape[1]).view(shape)
+
+    def feature_rows(self, modality: str) -> torch.Tensor:
+        """Features of this machine's own items, float32 (num_own, width), memory-mapped; never written to the file."""
+        path = self.partition.feature_path(self.part, modality)
+        return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
+
+    def _lay_out(self, partition: Partition) -> LocalGraph:
+        book = self.graph.get_partition_book()
+        return build_local_graph(
+            edges_of_part(self.graph.local_partition, book),
+            part_range={ntype: partition.part_range(self.part, ntype) for ntype in NODE_TYPES},
+            num_nodes={ntype: self.graph.num_nodes(ntype) for ntype in NODE_TYPES},
+            node_map={ntype: partition.node_map(ntype) for ntype in NODE_TYPES},
+            edge_map=partition.edge_map(),
+        )

@@ -1,0 +1,148 @@
+"""Opening what every job on the graph needs, in one process or in many: dataset, partition, graph store, model."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from bm3_dgl.config.schema import Engine, Features, JobConfig
+from bm3_dgl.data.dataset import Dataset
+from bm3_dgl.data.prepare import prepare
+from bm3_dgl.errors import ConfigError
+from bm3_dgl.graph.partition import ensure_partition, open_partition
+from bm3_dgl.graph.store import GraphStore
+from bm3_dgl.model.bm3 import BM3Head
+from bm3_dgl.model.propagation import base, exact, sampled
+from bm3_dgl.model.propagation.shares import Shares
+from bm3_dgl.runtime.collectives import Team
+from bm3_dgl.runtime.ranks import Ranks, launched_by_torchrun, ranks_from_environment, threads_per_rank
+from bm3_dgl.runtime.servers import GraphCluster, await_value, initialize_standalone, open_store, publish
+from bm3_dgl.train.checkpoint import Checkpoints
+from bm3_dgl.train.step import Model
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a job works with on this rank. dataset: on rank 0 only."""
+
+    config: JobConfig
+    team: Team
+    store: GraphStore
+    shares: Shares
+    model: Model
+    dataset: Dataset | None
+    began: float
+
+    @property
+    def run_dir(self) -> Path:
+        return Path(self.config.run.dir)
+
+    def checkpoints(self) -> Checkpoints:
+        """The run's checkpoints, which must be of this dataset, model shape and batch order."""
+        config, team = self.config, self.team
+        identity = {
+            "dataset": self.store.partition.manifest["dataset_hash"],
+            "modalities": {name: raw.shape[1] for name, raw in self.model.raw.items()},
+            "model.embedding_dim": config.model.embedding_dim,
+            "model.features": config.model.features.name,
+            "propagation.engine": config.propagation.engine.name,
+            "train.seed": config.train.seed,
+            "global batch (train.batch_size x ranks)": config.train.batch_size * team.ranks.world_size,
+        }
+        return Checkpoints(self.run_dir / "checkpoints", self.store, self.shares, identity=identity)
+
+
+@contextlib.contextmanager
+def open_session(config: JobConfig, *, alone: bool = False) -> Iterator[Session]:
+    """Open everything; under torchrun COLLECTIVE. alone: one process without server, whatever the config says.
+
+    Rank 0 prepares and partitions where that has not been done, while the others wait.
+    """
+    began = time.monotonic()
+    check_device(config.train.device)
+    if alone or config.debug:
+        with _open_alone(config, began) as session:
+            yield session
+        return
+    ranks = ranks_from_environment()
+    if config.partition.parts != ranks.num_machines:
+        raise ConfigError(f"partition.parts={config.partition.parts}: expected {ranks.num_machines}, one part per machine")
+    store = open_store(ranks)
+    dataset = None
+    if ranks.leads:
+        dataset = prepare(config)
+        publish(store, "partition", str(ensure_partition(config, dataset).directory))
+    partition = open_partition(Path(str(await_value(store, "partition"))))
+    torch.set_num_threads(threads_per_rank(ranks))
+    log_dir = Path(config.run.dir) / "logs"
+    with GraphCluster(ranks, store, part_config=partition.part_config, log_dir=log_dir, device=config.train.device) as cluster:
+        team = Team(ranks)
+        graph_store = GraphStore(
+            partition, team, part_config=cluster.part_config, graph_name=cluster.graph_name, tag=cluster.tag
+        )
+        yield _session(config, graph_store, dataset, began)
+
+
+@contextlib.contextmanager
+def _open_alone(config: JobConfig, began: float) -> Iterator[Session]:
+    if launched_by_torchrun() and ranks_from_environment().world_size > 1:
+        raise ConfigError("debug=true runs in one process; start it with python, or with --nproc_per_node=1")
+    dataset = prepare(config)
+    partition = ensure_partition(config, dataset)
+    initialize_standalone()
+    ranks = Ranks()
+    torch.set_num_threads(threads_per_rank(ranks))
+    store = GraphStore(
+        partition, Team(ranks), part_config=partition.part_config, graph_name=partition.graph_name, tag=f"bm3_{secrets.token_hex(6)}"
+    )
+    yield _session(config, store, dataset, began)
+
+
+def _session(config: JobConfig, store: GraphStore, dataset: Dataset | None, began: float) -> Session:
+    shares = Shares(store.local, store.team)
+    model = build_model(config, store, shares)
+    store.team.barrier()  # no rank reads tables before all are filled
+    return Session(config, store.team, store, shares, model, dataset, began)
+
+
+def build_model(config: JobConfig, store: GraphStore, shares: Shares) -> Model:
+    """Head, tables and engine at their initial values. COLLECTIVE."""
+    names = config.data.modalities if config.data.modalities is not None else list(store.partition.manifest["features"])
+    raw = {name: store.feature_rows(name) for name in names}
+    head = BM3Head(config.model, {name: rows.shape[1] for name, rows in raw.items()}, seed=config.train.seed)
+    head.to(config.train.device)
+    optimizer = torch.optim.Adam(head.parameters(), lr=config.train.learning_rate)
+    wrapped = head if store.team.alone else DistributedDataParallel(head, broadcast_buffers=False)
+    model = Model(head, wrapped, optimizer, _engine(config, store, shares), raw=raw)
+    sparse = config.propagation.engine is Engine.sampled
+    for name, rows in raw.items():
+        if config.model.features is Features.residual:
+            width = config.model.embedding_dim
+            model.item_rows[name] = base.ItemRows(store, shares, f"residual_{name}", width, initial=None, sparse=sparse)
+        elif config.model.features is Features.trainable:
+            model.item_rows[name] = base.ItemRows(store, shares, f"feature_{name}", rows.shape[1], initial=rows, sparse=sparse)
+    return model
+
+
+def _engine(config: JobConfig, store: GraphStore, shares: Shares) -> base.Engine:
+    seed, threads = config.train.seed, torch.get_num_threads()
+    if config.propagation.engine is Engine.exact:
+        return exact.ExactEngine(store, shares, config.model, seed=seed, threads=threads)
+    return sampled.SampledEngine(store, shares, config.model, config.propagation, seed=seed, threads=threads)
+
+
+def check_device(device: str) -> None:
+    """Raise ConfigError where the head's device is not there."""
+    if device.startswith("cuda"):
+        count = torch.cuda.device_count()
+        if count == 0 or (":" in device and int(device.split(":")[1]) >= count):
+            raise ConfigError(f"train.device={device}: this machine has {count} such devices; set train.device=cpu")
+
+

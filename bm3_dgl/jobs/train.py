@@ -1,0 +1,159 @@
+"""Job `train`: open the session, train, judge the best epoch on the test split, write the summary."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from bm3_dgl.config import JobConfig, save_config
+from bm3_dgl.errors import ConfigError
+from bm3_dgl.evaluate.evaluator import Evaluator, Ranker
+from bm3_dgl.jobs.session import Session, open_session
+from bm3_dgl.log import logger
+from bm3_dgl.runtime.ranks import restart_count
+from bm3_dgl.train.checkpoint import Checkpoints, Progress
+from bm3_dgl.train.early_stop import EarlyStop
+from bm3_dgl.train.journal import Journal
+from bm3_dgl.train.loop import Loop, Outcome, median
+from bm3_dgl.train.order import batches_per_epoch
+from bm3_dgl.train.step import Stepper
+from bm3_dgl.types import USER, Split
+
+_EARLY_PEAK_EPOCHS = 30  # a run that stops before may have stopped at popularity's peak; see EarlyStop
+
+
+def main(config: JobConfig) -> None:
+    """Train to the end and leave run.dir complete. Under torchrun every rank calls it."""
+    with open_session(config) as session:
+        checkpoints = session.checkpoints()
+        start = _start(session, checkpoints)
+        evaluator = make_evaluator(session)
+        journal = _open_journal(session, start.step if start else 0)
+        loop = Loop(
+            config,
+            session.team,
+            session.model,
+            Stepper(config, session.store, session.model),
+            checkpoints,
+            evaluate=lambda: evaluate_split(session, evaluator, Split.valid),
+            monitor=f"recall@{monitor_cutoff(config)}",
+            num_train=session.store.local.num_train,
+            journal=journal,
+            early_stop=EarlyStop(config.train.patience, config.train.burn_in),
+        )
+        startup = time.monotonic() - session.began
+        outcome = loop.run(start)
+        if journal is not None:
+            journal.close()
+        _finish(session, checkpoints, evaluator, outcome, startup)
+
+
+def make_evaluator(session: Session) -> Evaluator:
+    """COLLECTIVE."""
+    evaluate = session.config.evaluate
+    ranker = Ranker(session.store, session.shares, block_users=evaluate.block_users)
+    return Evaluator(ranker, session.team, session.dataset, evaluate, session.store.local.num_nodes[USER])
+
+
+def evaluate_split(session: Session, evaluator: Evaluator, split: Split) -> dict[str, float]:
+    """Metrics of the model as it stands. COLLECTIVE."""
+    model = session.model
+    users, items = evaluator.ranker.online(model.engine.latents(), model.head)
+    return evaluator.evaluate(split, users, items)
+
+
+def monitor_cutoff(config: JobConfig) -> int:
+    """K of the validation recall that decides."""
+    cutoffs = config.evaluate.cutoffs
+    return config.evaluate.monitor or (20 if 20 in cutoffs else max(cutoffs))
+
+
+def _start(session: Session, checkpoints: Checkpoints) -> Progress | None:
+    """Where to go on from. A run is never overwritten: its directory must be new, or be resumed."""
+    config, team = session.config, session.team
+    resume = config.train.resume or restart_count() > 0
+    if not resume:
+        taken = team.share(checkpoints.exist() if team.ranks.leads else None)
+        if taken:
+            raise ConfigError(f"run.dir={config.run.dir}: holds a run; continue it with train.resume=true or choose another")
+    start = checkpoints.load(session.model, "latest") if resume else None
+    if team.ranks.leads:
+        session.run_dir.mkdir(parents=True, exist_ok=True)
+        save_config(config, session.run_dir / "config.yaml")
+        if start is not None:
+            logger.info("resuming %s at step %d", session.run_dir, start.step)
+    return start
+
+
+def _open_journal(session: Session, step: int) -> Journal | None:
+    if not session.team.ranks.leads:
+        return None
+    train = session.config.train
+    batches = batches_per_epoch(session.store.local.num_train, train.batch_size * session.team.ranks.world_size)
+    return Journal(
+        session.run_dir,
+        total_steps=train.epochs * batches,
+        step=step,
+        progress=train.progress,
+        tensorboard=train.tensorboard,
+    )
+
+
+def _finish(session: Session, checkpoints: Checkpoints, evaluator: Evaluator, outcome: Outcome, startup: float) -> None:
+    """Go back to the best epoch, judge it on both splits, and write summary.json."""
+    checkpoints.load(session.model, "best")
+    valid = evaluate_split(session, evaluator, Split.valid)
+    popular_valid = evaluator.popularity(Split.valid)
+    test = evaluate_split(session, evaluator, Split.test)
+    popular_test = evaluator.popularity(Split.test)
+    if not session.team.ranks.leads:
+        return
+    summary = {
+        "best_epoch": outcome.best_epoch,
+        "epochs_run": outcome.epochs_run,
+        "world_size": session.team.ranks.world_size,
+        "stopped_early": outcome.stopped_early,
+        "valid": valid,
+        "test": test,
+        "popularity": {"valid": popular_valid, "test": popular_test},
+        "users": {"valid": evaluator.users(Split.valid), "test": evaluator.users(Split.test)},
+        "seconds": {
+            "startup": round(startup, 2),
+            "train_epoch": median(outcome.epoch_seconds),
+            "evaluation": median(outcome.evaluate_seconds),
+        },
+    }
+    if outcome.stopped_early and outcome.epochs_run <= _EARLY_PEAK_EPOCHS:
+        summary["note"] = (
+            f"stopped after {outcome.epochs_run} epochs, where recall can stand at popularity's peak;"
+            " train.burn_in=50 looks past it"
+        )
+    write_json(session.run_dir / "summary.json", summary)
+    print(report(summary, session.run_dir))
+
+
+def report(summary: dict, run_dir: Path) -> str:
+    """The run's result for a terminal: BM3 beside the popularity ranking."""
+    names = list(summary["test"])
+    width = max(9, *(len(name) for name in names))
+    lines = [f"{'':24}" + "".join(f"{name:>{width + 2}}" for name in names)]
+    for split in ("valid", "test"):
+        for label, metrics in (("BM3", summary[split]), ("popularity", summary["popularity"][split])):
+            lines.append(f"{split:10}{label:14}" + "".join(f"{metrics[name]:>{width + 2}.4f}" for name in names))
+    seconds = summary["seconds"]
+    lines.append(
+        f"best epoch {summary['best_epoch']} of {summary['epochs_run']}, {summary['world_size']} ranks;"
+        f" seconds: start-up {seconds['startup']}, epoch {seconds['train_epoch']}, evaluation {seconds['evaluation']}"
+    )
+    if "note" in summary:
+        lines.append(f"note: {summary['note']}")
+    lines.append(f"written: {run_dir}/summary.json, metrics.jsonl, checkpoints/")
+    return "\n".join(lines)
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write a small JSON file, whole or not at all."""
+    part = path.with_name(f".{path.name}.tmp")
+    part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    part.replace(path)

@@ -1,0 +1,130 @@
+"""The head of BM3: projections, predictor and losses of a batch, in the order of the paper's equations.
+
+Propagation, equations (3) and (4), is done by an engine (model/propagation); the head receives its rows.
+
+| here | paper | |
+|---|---|---|
+| h_user_BD, h_item_BD | h_u, h_i | (4) LightGCN mean over layers 0..L, the item with its own ID embedding added |
+| h_modality_BD | h_m | (1) projected features of the item |
+| target_*_BD | h-dot | (5) dropout of h, no gradient |
+| online_*_BD | h-tilde | (6) predictor of h, shared by users, items and modalities |
+
+Departures from the paper under `objective: reference`, as in the authors' code whose tables were published: terms are
+1 - cos instead of -cos; alignment and masking are weighted by cl_weight; the regulariser is
+lambda (|H_U| + |H_I|) / num_items with unsquared Frobenius norms over all propagated rows, so it belongs to the engine;
+degrees get 1e-7 added; linear weights start xavier-normal. Departure of ours under `features: residual`: every item
+has one free d-dimensional row per modality that is added to h_m and starts at zero.
+
+Shapes: B pairs that this rank holds of the batch, D embedding_dim, V raw width of a modality.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from bm3_dgl.config.schema import LossTerm, ModelConfig, Objective
+from bm3_dgl.model.losses import cosine_term, squared_norms
+from bm3_dgl.model.views import target_view
+from bm3_dgl.runtime.random import derive
+
+
+@dataclass
+class BatchRows:
+    """What the head reads for its B pairs; float32.
+
+    features: modality -> e_m, (B, V). residual: modality -> the items' free rows (B, D), absent where not in use.
+    dropout: "user", "item" or a modality -> multiplier of equation (5), (B, D).
+    """
+
+    h_user_BD: torch.Tensor
+    h_item_BD: torch.Tensor
+    features: dict[str, torch.Tensor] = field(default_factory=dict)
+    residual: dict[str, torch.Tensor] = field(default_factory=dict)
+    dropout: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Terms of equation (12), each shape (), divided by the pairs of the whole batch; `total` is weighted."""
+
+    reconstruction: torch.Tensor
+    alignment: torch.Tensor
+    masking: torch.Tensor
+    regulariser: torch.Tensor
+    total: torch.Tensor
+
+    def detached(self) -> torch.Tensor:
+        """float64 (5,): the terms in the order of the fields, for logging."""
+        terms = (self.reconstruction, self.alignment, self.masking, self.regulariser, self.total)
+        return torch.stack([term.detach() for term in terms]).double().cpu()
+
+
+class BM3Head(nn.Module):
+    """One projector per modality and one predictor: all the dense weights, the same on every rank."""
+
+    def __init__(self, config: ModelConfig, widths: Mapping[str, int], *, seed: int) -> None:
+        """widths: modality -> raw width V; may be empty."""
+        super().__init__()
+        self.config = config
+        self.projectors = nn.ModuleDict({name: nn.Linear(width, config.embedding_dim) for name, width in widths.items()})
+        self.predictor = nn.Linear(config.embedding_dim, config.embedding_dim)
+        self._initialise(seed)
+
+    def forward(self, rows: BatchRows, num_pairs: int) -> Losses:
+        """Losses of this rank's pairs, as parts of the mean over the num_pairs of the whole batch."""
+        use, objective = self.config.losses, self.config.objective
+        target_user_BD = target_view(rows.h_user_BD, rows.dropout["user"])  # (5)
+        target_item_BD = target_view(rows.h_item_BD, rows.dropout["item"])
+        online_user_BD = self.predictor(rows.h_user_BD)  # (6)
+        online_item_BD = self.predictor(rows.h_item_BD)
+        zero = (online_user_BD.sum() + online_item_BD.sum()) * 0.0  # keeps every weight in the graph of every rank
+
+        rec = align = mask = zero
+        if LossTerm.reconstruction in use:  # (9)
+            rec = cosine_term(online_user_BD, target_item_BD, objective) + cosine_term(online_item_BD, target_user_BD, objective)
+        for name in self.projectors:
+            h_modality_BD = self.modality_latent(name, rows.features[name], rows.residual.get(name))  # (1)
+            target_modality_BD = target_view(h_modality_BD, rows.dropout[name])
+            online_modality_BD = self.predictor(h_modality_BD)
+            zero = zero + online_modality_BD.sum() * 0.0
+            if LossTerm.alignment in use:  # (10)
+                align = align + cosine_term(online_modality_BD, target_item_BD, objective)
+            if LossTerm.masking in use:  # (11)
+                mask = mask + cosine_term(online_modality_BD, target_modality_BD, objective)
+        reg = squared_norms(rows.h_user_BD, rows.h_item_BD) if objective is Objective.paper else zero
+        return self._weigh(rec, align, mask, reg, zero, num_pairs)  # (12)
+
+    def modality_latent(self, name: str, feature_BV: torch.Tensor, residual_BD: torch.Tensor | None) -> torch.Tensor:
+        """Equation (1): h_m = e_m W_m + b_m, plus the item's free row where there is one. (B, D)."""
+        h_BD = self.projectors[name](feature_BV)
+        return h_BD if residual_BD is None else h_BD + residual_BD
+
+    def _weigh(
+        self,
+        rec: torch.Tensor,
+        align: torch.Tensor,
+        mask: torch.Tensor,
+        reg: torch.Tensor,
+        zero: torch.Tensor,
+        num_pairs: int,
+    ) -> Losses:
+        contrast = self.config.cl_weight if self.config.objective is Objective.reference else 1.0
+        rec, align, mask, reg = (term / num_pairs for term in (rec, align, mask, reg))
+        reg = self.config.reg_weight * reg
+        return Losses(rec, align, mask, reg, rec + contrast * (align + mask) + reg + zero)
+
+    @torch.no_grad()
+    def _initialise(self, seed: int) -> None:
+        """Xavier weights from the seed alone: the same whatever modality comes first. Biases as nn.Linear has them."""
+        xavier = nn.init.xavier_normal_ if self.config.objective is Objective.reference else nn.init.xavier_uniform_
+        layers = {"predictor": self.predictor, **{f"projector {name}": layer for name, layer in self.projectors.items()}}
+        for name, layer in layers.items():
+            assert isinstance(layer, nn.Linear)
+            generator = torch.Generator().manual_seed(derive(seed, "head", name) >> 1)
+            xavier(layer.weight, generator=generator)
+            bound = layer.in_features**-0.5
+            layer.bias.copy_((torch.rand(layer.bias.shape, generator=generator) * 2 - 1) * bound)

@@ -1,0 +1,59 @@
+"""Who am I: this process's place in the job. Nothing below `runtime/` reads the environment."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from bm3_dgl.errors import JobError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """One process of the job. Ranks count on machine by machine: rank = first rank of the machine + local_rank."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    local_world_size: int = 1
+    machine: int = 0
+    num_machines: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Rank 0 of the job: it prepares, evaluates, writes."""
+        return self.rank == 0
+
+    @property
+    def leads_machine(self) -> bool:
+        """Local rank 0: it starts this machine's graph servers."""
+        return self.local_rank == 0
+
+
+def launched_by_torchrun() -> bool:
+    return "LOCAL_RANK" in os.environ and "RANK" in os.environ
+
+
+def ranks_from_environment() -> Ranks:
+    """Read what torchrun set. Raises JobError where it is missing or contradicts itself."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE")
+    missing = [name for name in names if name not in os.environ]
+    if missing:
+        raise JobError(f"environment: {', '.join(missing)} not set; start with torchrun, or use debug=true for one process")
+    rank, world, local, local_world, machine, machines = (int(os.environ[name]) for name in names)
+    if rank != machine * local_world + local or world != machines * local_world:
+        raise JobError(
+            f"environment: rank {rank} of {world} is not local rank {local} of {local_world} on machine {machine} of"
+            f" {machines}; give every machine the same --nproc_per_node and its own static --node_rank"
+        )
+    return Ranks(rank, world, local, local_world, machine, machines)
+
+
+def threads_per_rank(ranks: Ranks) -> int:
+    """Cores of this machine that one rank may use, at least one."""
+    return max(1, len(os.sched_getaffinity(0)) // ranks.local_world_size)
+
+
+def restart_count() -> int:
+    """How often torchrun has restarted the job's processes; part of every rendezvous key."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))

@@ -1,0 +1,135 @@
+"""The life of a training run: steps, an evaluation now and then, checkpoints, an early end.
+
+The loop knows neither the model's equations nor the engine nor how a ranking is judged: it is given a Stepper, a
+function that evaluates, and the places to write to.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from bm3_dgl.config.schema import JobConfig
+from bm3_dgl.errors import DivergedError
+from bm3_dgl.runtime.collectives import Team
+from bm3_dgl.train.checkpoint import Checkpoints, Progress
+from bm3_dgl.train.early_stop import EarlyStop
+from bm3_dgl.train.journal import TERMS, Journal
+from bm3_dgl.train.order import EpochOrder, batches_per_epoch
+from bm3_dgl.train.step import Model, Stepper
+
+Evaluate = Callable[[], dict[str, float]]
+
+
+@dataclass
+class Outcome:
+    """What training came to; seconds are medians over this process."""
+
+    epochs_run: int = 0
+    best_epoch: int = 0
+    stopped_early: bool = False
+    epoch_seconds: list[float] = field(default_factory=list)
+    evaluate_seconds: list[float] = field(default_factory=list)
+
+
+@dataclass
+class Loop:
+    """One run on this rank; every rank runs the same loop. journal: on rank 0 only."""
+
+    config: JobConfig
+    team: Team
+    model: Model
+    stepper: Stepper
+    checkpoints: Checkpoints
+    evaluate: Evaluate
+    monitor: str
+    num_train: int
+    journal: Journal | None
+    early_stop: EarlyStop
+    sums: torch.Tensor = field(default_factory=lambda: torch.zeros(len(TERMS), dtype=torch.float64))
+
+    def run(self, start: Progress | None) -> Outcome:
+        """Train from `start`, or from the beginning, to the last epoch or an early stop. COLLECTIVE."""
+        train, outcome = self.config.train, Outcome()
+        batch_size = train.batch_size * self.team.ranks.world_size
+        batches = batches_per_epoch(self.num_train, batch_size)
+        step = self._restore(start)
+        while step < train.epochs * batches and not self.early_stop.stops:
+            epoch = step // batches + 1
+            order = EpochOrder(self.num_train, seed=train.seed, epoch=epoch)
+            began = time.monotonic()
+            for number in range(step % batches, batches):
+                ids = order.batch(number, batch_size)
+                losses = self.stepper.step(ids, step)
+                self.sums += losses.detached()
+                step += 1
+                if self.journal is not None:
+                    self.journal.step(epoch, len(ids), losses)
+                if train.checkpoint_steps and step % train.checkpoint_steps == 0 and step % batches:
+                    self._save(step, best=False)
+            outcome.epoch_seconds.append(time.monotonic() - began)
+            self._end_epoch(epoch, step, batches, outcome)
+        outcome.epochs_run = step // batches
+        outcome.best_epoch, outcome.stopped_early = self.early_stop.best_epoch, self.early_stop.stops
+        return outcome
+
+    def _end_epoch(self, epoch: int, step: int, batches: int, outcome: Outcome) -> None:
+        losses = dict(zip(TERMS, (self._total_sums() / batches).tolist(), strict=True))
+        self.sums.zero_()
+        best, last = False, epoch == self.config.train.epochs
+        if epoch % self.config.evaluate.every == 0 or last:
+            began = time.monotonic()
+            metrics = self.evaluate()
+            outcome.evaluate_seconds.append(time.monotonic() - began)
+            best = self.early_stop.update(metrics[self.monitor], epoch)
+            self._report(epoch, step, losses, metrics, best, outcome)
+        elif self.journal is not None:
+            self.journal.record("train", step=step, epoch=epoch, losses=losses, seconds=outcome.epoch_seconds[-1])
+        if best or last or self.early_stop.stops or epoch % self.config.train.checkpoint_epochs == 0:
+            self._save(step, best=best)
+
+    def _report(
+        self, epoch: int, step: int, losses: dict[str, float], metrics: dict[str, float], best: bool, outcome: Outcome
+    ) -> None:
+        if self.journal is None:
+            return
+        seconds, evaluate_seconds = outcome.epoch_seconds[-1], outcome.evaluate_seconds[-1]
+        self.journal.record("train", step=step, epoch=epoch, losses=losses, seconds=seconds)
+        self.journal.record("valid", step=step, epoch=epoch, **metrics, seconds=evaluate_seconds)
+        self.journal.say(
+            f"epoch {epoch}: loss {losses['total']:.4f}, validation {self.monitor} {metrics[self.monitor]:.4f}"
+            f"{' *' if best else ''} (best {self.early_stop.best:.4f} at {self.early_stop.best_epoch}),"
+            f" {seconds:.1f} s + {evaluate_seconds:.1f} s"
+        )
+
+    def _total_sums(self) -> torch.Tensor:
+        """Loss terms summed over the ranks. Raises DivergedError on every rank alike."""
+        total = self.team.sum(self.sums.clone())
+        if not bool(total.isfinite().all()):
+            terms = ", ".join(name for name, value in zip(TERMS, total.tolist(), strict=True) if value - value != 0)
+            raise DivergedError(
+                f"train: the loss is no longer finite ({terms}); lower train.learning_rate={self.config.train.learning_rate},"
+                " and resume from the last checkpoint with train.resume=true"
+            )
+        return total
+
+    def _save(self, step: int, *, best: bool) -> None:
+        state = {"early_stop": self.early_stop.state(), "sums": self._total_sums().tolist()}
+        self.checkpoints.save(self.model, Progress(step, state), best=best, keep=self.config.train.keep_checkpoints)
+
+    def _restore(self, start: Progress | None) -> int:
+        if start is None:
+            return 0
+        self.early_stop.load_state(start.state["early_stop"])
+        if self.team.ranks.leads:
+            self.sums.copy_(torch.tensor(start.state["sums"]))
+        return start.step
+
+
+def median(seconds: list[float]) -> float | None:
+    """Median of what was measured, None where nothing was."""
+    return round(statistics.median(seconds), 4) if seconds else None

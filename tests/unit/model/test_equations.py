@@ -1,0 +1,233 @@
+"""Loss and every gradient of both engines against the float64 transcription; unbiasedness of finite fanouts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bm3_dgl.config import load_config
+from bm3_dgl.data.dataset import RawDataset, write_dataset
+from bm3_dgl.jobs.session import Session, open_session
+from bm3_dgl.model.propagation.adam import BETA1
+from bm3_dgl.model.propagation.base import SeedPairs
+from bm3_dgl.runtime.random import derive, dropout_multiplier
+from bm3_dgl.train.step import Stepper
+from bm3_dgl.types import ITEM, USER
+from tests.transcription import Parameters, loss, propagate
+
+NUM_USERS, NUM_ITEMS, WIDTHS = 23, 17, {"visual": 9, "text": 5, "audio": 3}
+TOLERANCE = 1e-5
+
+
+def make_dataset(directory: Path, modalities: int, *, lonely: bool) -> None:
+    """A dense little graph; lonely: with a user and an item that have no train interactions."""
+    generator = np.random.default_rng(modalities)
+    dense = generator.random((NUM_USERS, NUM_ITEMS)) < 0.25
+    dense[0, :], dense[:, 0] = True, True  # a user and an item that know everyone
+    dense[5], dense[:, 7] = not lonely, not lonely
+    dense[5, 3] = dense[1, 7] = False  # held out below
+    users, items = np.nonzero(dense)
+    order = generator.permutation(len(users))
+    users, items = np.append(users[order], [5, 1]), np.append(items[order], [3, 7])
+    split = np.append(np.zeros(len(order), np.int8), [1, 2]).astype(np.int8)
+    features = {
+        name: generator.standard_normal((NUM_ITEMS, width)).astype(np.float32)
+        for name, width in list(WIDTHS.items())[:modalities]
+    }
+    raw = RawDataset(
+        users.astype(np.int32),
+        items.astype(np.int32),
+        split,
+        [f"u{k}" for k in range(NUM_USERS)],
+        [f"i{k}" for k in range(NUM_ITEMS)],
+        [None] * NUM_ITEMS,
+        features,
+        {"reader": "mmrec", "source": "made by a test"},
+        [],
+    )
+    write_dataset(raw, directory)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the datasets and their partitions are, each made once."""
+    return tmp_path_factory.mktemp("equations")
+
+
+@contextmanager
+def session_of(home: Path, modalities: int, *overrides: str, lonely: bool = True) -> Iterator[Session]:
+    directory = home / f"data-{modalities}-{lonely}"
+    if not directory.exists():
+        make_dataset(directory, modalities, lonely=lonely)
+    base = ["debug=true", "data.format=mmrec", f"data.dir={directory}", f"run.dir={home / 'run'}", "model.embedding_dim=12"]
+    with open_session(load_config(None, base + list(overrides))) as session:
+        yield session
+
+
+def parameters_of(session: Session) -> Parameters:
+    """The model's present values as float64 leaves, rows in the order of the dataset."""
+
+    def rows(table: object, ntype: str) -> torch.Tensor:
+        out = torch.empty_like(table.local)  # type: ignore[attr-defined]
+        out[session.store.local.original[ntype]] = table.local  # type: ignore[attr-defined]
+        return leaf(out)
+
+    model = session.model
+    tables = {name: rows(item_rows.table, ITEM) for name, item_rows in model.item_rows.items()}
+    trainable = session.config.model.features.name == "trainable"
+    return Parameters(
+        rows(model.engine.embeddings[USER].table, USER),
+        rows(model.engine.embeddings[ITEM].table, ITEM),
+        (leaf(model.head.predictor.weight), leaf(model.head.predictor.bias)),
+        {name: (leaf(layer.weight), leaf(layer.bias)) for name, layer in model.head.projectors.items()},
+        {name: tables[name] if trainable else leaf(raw) for name, raw in model.raw.items()},
+        {} if trainable else tables,
+    )
+
+
+def leaf(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().double().clone().requires_grad_()
+
+
+def gradients_of(session: Session) -> dict[str, torch.Tensor]:
+    """What the first step did: dense gradients as they are, tables' from Adam's first moment (1 - beta1) g."""
+    model = session.model
+    found = {name: parameter.grad for name, parameter in model.head.named_parameters()}
+    adams = {"user": model.engine.embeddings[USER], "item": model.engine.embeddings[ITEM]}
+    adams |= {rows.table.name: rows.adam for rows in model.item_rows.values()}
+    for name, adam in adams.items():
+        rows = adam.state[1].local / (1 - BETA1)
+        found[name] = torch.empty_like(rows)
+        found[name][session.store.local.original[adam.table.ntype]] = rows
+    return found
+
+
+def multipliers(session: Session, step: int) -> dict[str, torch.Tensor]:
+    config = session.config
+    sizes = {USER: NUM_USERS, ITEM: NUM_ITEMS} | dict.fromkeys(session.model.raw, NUM_ITEMS)
+    return {
+        kind: dropout_multiplier(
+            derive(config.train.seed, "dropout", step, kind), torch.arange(n), config.model.embedding_dim, config.model.dropout
+        ).double()
+        for kind, n in sizes.items()
+    }
+
+
+def relative_error(got: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((got.double() - expected).norm() / expected.norm().clamp_min(1e-9))
+
+
+def compare(session: Session, ids: torch.Tensor, *, reference: bool) -> None:
+    config = session.config.model
+    for rows in session.model.item_rows.values():  # residuals start at zero, where an error could hide
+        if rows.table.name.startswith("residual"):
+            rows.table.local.copy_(torch.randn(rows.table.local.shape, generator=torch.Generator().manual_seed(3)))
+    parameters = parameters_of(session)
+    edges = torch.stack([session.store.local.edge_index, session.store.local.original[ITEM][session.store.local.edge_item]])
+    expected = loss(
+        parameters,
+        edges,
+        edges[:, ids],
+        multipliers(session, 4),
+        layers=config.layers,
+        reg_weight=config.reg_weight,
+        cl_weight=config.cl_weight,
+        reference=reference,
+        terms=tuple(term.name for term in config.losses),
+    )
+    expected.backward()
+    got = Stepper(session.config, session.store, session.model).step(ids, 4)
+    assert relative_error(got.total.detach(), expected.detach()) < TOLERANCE
+    found = gradients_of(session)
+    for name, value in parameters.leaves().items():
+        if name.startswith("feature_") and config.features.name != "trainable":
+            continue
+        gradient = torch.zeros_like(value) if value.grad is None else value.grad
+        assert relative_error(found[name], gradient) < TOLERANCE, name
+
+
+@pytest.mark.parametrize("objective", ["reference", "paper"])
+@pytest.mark.parametrize("modalities", [0, 1, 2, 3])
+@pytest.mark.parametrize("engine", ["exact", "sampled"])
+def test_loss_and_every_gradient(home: Path, engine: str, modalities: int, objective: str) -> None:
+    overrides = [f"propagation.engine={engine}", "propagation.fanouts=[-1,-1]", "model.layers=2", f"model.objective={objective}"]
+    # The sampled engine's estimate of the reference norms is exact only where the batch is all of the train data, and
+    # never sees a node without train interactions.
+    estimated = (engine, objective) == ("sampled", "reference")
+    overrides += ["model.reg_weight=0.7", "model.dropout=0.3"]
+    with session_of(home, modalities, *overrides, lonely=not estimated) as session:
+        every = torch.arange(session.store.local.num_train)
+        ids = every if estimated else every[::3]
+        compare(session, ids, reference=objective == "reference")
+
+
+@pytest.mark.parametrize("layers", [0, 1, 2, 3, 4])
+@pytest.mark.parametrize("features", ["trainable", "residual", "fixed"])
+def test_layers_and_features(home: Path, layers: int, features: str) -> None:
+    with session_of(home, 2, f"model.layers={layers}", f"model.features={features}", "model.reg_weight=0.7") as session:
+        compare(session, torch.arange(0, session.store.local.num_train, 2), reference=True)
+
+
+@pytest.mark.parametrize("terms", ["reconstruction", "alignment", "masking", "reconstruction,masking"])
+@pytest.mark.parametrize("engine", ["exact", "sampled"])
+def test_losses_switched_off(home: Path, engine: str, terms: str) -> None:
+    overrides = [f"model.losses=[{terms}]", "model.objective=paper", f"propagation.engine={engine}", "propagation.fanouts=[-1]"]
+    with session_of(home, 2, *overrides) as session:
+        compare(session, torch.arange(9), reference=False)
+
+
+def test_one_modality_switched_off(home: Path) -> None:
+    with session_of(home, 3, "data.modalities=[text]") as session:
+        assert list(session.model.head.projectors) == ["text"]
+        compare(session, torch.arange(30), reference=True)
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_sampled_with_all_neighbours_equals_exact(home: Path, layers: int) -> None:
+    """h of a batch, both engines from the same seed."""
+    found = []
+    for overrides in (["propagation.engine=exact"], ["propagation.engine=sampled", f"propagation.fanouts={[-1] * layers}"]):
+        with session_of(home, 0, f"model.layers={layers}", *overrides) as session:
+            found.append(lookup(session, 0))
+    for exact, sampled in zip(*found, strict=True):
+        assert relative_error(sampled, exact.double()) < TOLERANCE
+
+
+@pytest.mark.parametrize("objective", ["reference", "paper"])
+def test_finite_fanouts_are_unbiased(home: Path, objective: str) -> None:
+    """The mean over many draws approaches the exact rows, within five standard errors of each number."""
+    layers, draws = 2, 200
+    overrides = ["propagation.engine=sampled", "propagation.fanouts=[2,3]", f"model.objective={objective}"]
+    with session_of(home, 0, f"model.layers={layers}", *overrides) as session:
+        samples = torch.stack([torch.cat(lookup(session, step)) for step in range(draws)]).double()
+        p = parameters_of(session)
+        local = session.store.local
+        edges = torch.stack([local.edge_index, local.original[ITEM][local.edge_item]])
+        h_user, h_item = propagate(p.user, p.item, edges, layers, 1e-7 if objective == "reference" else 0.0)
+        exact = torch.cat([h_user[edges[0][:30]], h_item[edges[1][:30]]]).detach()
+    standard_error = samples.std(0) / draws**0.5
+    assert float(samples.std(0).mean()) > 0.01, "the draws do not differ: nothing was sampled"
+    assert bool(((samples.mean(0) - exact).abs() < 5 * standard_error + 1e-6).all())
+
+
+def lookup(session: Session, step: int) -> list[torch.Tensor]:
+    edges = session.store.local.edges(torch.arange(30))
+    pairs = SeedPairs(edges.user_nid, edges.item_row + session.store.local.start[ITEM], num_pairs=30, step=step)
+    rows = [h.detach().clone() for h in session.model.engine.lookup(pairs)]
+    for embedding in getattr(session.model.engine, "_lookups", {}).values():
+        embedding.reset_trace()  # as an update would
+    return rows
+
+
+def test_a_wrong_gradient_would_be_seen(home: Path) -> None:
+    """The comparison itself can fail: another regulariser weight is another gradient."""
+    with session_of(home, 1, "model.reg_weight=0.7") as session:
+        session = dataclasses.replace(session, config=load_config(None, ["model.reg_weight=0.6", "model.embedding_dim=12"]))
+        with pytest.raises(AssertionError):
+            compare(session, torch.arange(30), reference=True)

@@ -37,7 +37,7 @@ $(STAMP): setup.py constraints.txt pyproject.toml
 	@touch $@
 
 train: $(STAMP)  ## Train on the made-up shop with TRAINERS=4 processes, then write recommendations
-	$(BIN)/torchrun --nproc_per_node=$(TRAINERS) launch/train.py --config $(CONFIG) $(ARGS)
+	$(BIN)/torchrun --nproc_per_node=$(TRAINERS) launch/train.py --config $(CONFIG) train.resume=true $(ARGS)
 	$(BIN)/python launch/recommend.py --config $(CONFIG) $(ARGS)
 
 test: $(STAMP)  ## Run every test

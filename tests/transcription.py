@@ -23,9 +23,18 @@ class Parameters:
     residual: dict[str, torch.Tensor]
 
     def leaves(self) -> dict[str, torch.Tensor]:
-        leaves = {"user": self.user, "item": self.item, "predictor.weight": self.predictor[0], "predictor.bias": self.predictor[1]}
+        leaves = {
+            "user": self.user,
+            "item": self.item,
+            "predictor.weight": self.predictor[0],
+            "predictor.bias": self.predictor[1],
+        }
         for name, (weight, bias) in self.projector.items():
-            leaves |= {f"projectors.{name}.weight": weight, f"projectors.{name}.bias": bias, f"feature_{name}": self.feature[name]}
+            leaves |= {
+                f"projectors.{name}.weight": weight,
+                f"projectors.{name}.bias": bias,
+                f"feature_{name}": self.feature[name],
+            }
         return leaves | {f"residual_{name}": rows for name, rows in self.residual.items()}
 
 

@@ -92,7 +92,9 @@ class Dataset:
             raise DataError(f"{path}: cannot be read ({error}); prepare the dataset again") from None
         shape = tuple(self.manifest["features"][modality]["shape"])
         if rows.shape != shape or rows.dtype != np.float32:
-            raise DataError(f"{path}: holds {rows.dtype} {rows.shape}, {MANIFEST} says float32 {shape}; prepare the dataset again")
+            raise DataError(
+                f"{path}: holds {rows.dtype} {rows.shape}, {MANIFEST} says float32 {shape}; prepare the dataset again"
+            )
         return rows
 
     def feature_path(self, modality: str) -> Path:
@@ -133,7 +135,9 @@ def write_dataset(raw: RawDataset, directory: Path) -> Dataset:
         (part / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         part.rename(directory)
     except OSError as error:
-        raise DataError(f"{directory}: cannot be written ({error.strerror or error}); free space or choose another data.dir") from None
+        raise DataError(
+            f"{directory}: cannot be written ({error.strerror or error}); free space or choose another data.dir"
+        ) from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return open_dataset(directory)

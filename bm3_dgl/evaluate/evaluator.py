@@ -44,7 +44,9 @@ class Ranker:
         every = torch.cat([self._seen_items, items[mine]])
         order = torch.argsort(rows, stable=True)
         self._seen_items = every[order]
-        self._seen_indptr = torch.cat([torch.zeros(1, dtype=torch.int64), torch.bincount(rows, minlength=len(counts)).cumsum(0)])
+        self._seen_indptr = torch.cat(
+            [torch.zeros(1, dtype=torch.int64), torch.bincount(rows, minlength=len(counts)).cumsum(0)]
+        )
 
     def online(self, latents: dict[str, Table], head: BM3Head) -> tuple[torch.Tensor, torch.Tensor]:
         """Equation (13)'s factors on the head's device: this rank's users (n, D), all items (I, D) by dataset index."""
@@ -100,7 +102,8 @@ class Evaluator:
         metrics = {}
         if gathered is not None:
             gathered = gathered[torch.argsort(gathered[:, 0])].long()
-            indptr, truth = _select(*map(torch.from_numpy, self._truth[split]), self._wanted[split])
+            indptr, truth = (torch.from_numpy(array) for array in self._truth[split])
+            indptr, truth = _select(indptr, truth, self._wanted[split])
             metrics = ranking_metrics(gathered[:, 1:], indptr, truth, self._config.cutoffs)
         return self._team.share(metrics)
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
-import torch.distributed as dist
-
-from bm3_dgl.config.load import command_line
+from bm3_dgl.config.load import command_line, load_config, parser_with_keys
 from bm3_dgl.config.schema import JobConfig
-from bm3_dgl.errors import UserError
+from bm3_dgl.errors import DataError, UserError
 from bm3_dgl.log import setup_logging
 from bm3_dgl.runtime.lifeline import die_with_parent, leave_at_once
 from bm3_dgl.runtime.ranks import Ranks, launched_by_torchrun, ranks_from_environment
@@ -20,12 +19,15 @@ from bm3_dgl.runtime.servers import open_store
 _LEAD_SECONDS = 0.5  # rank 0 speaks for all where all met the same mistake
 INTERRUPTED = 130  # 128 + SIGINT, as shells report Ctrl-C
 
+Job = Callable[[JobConfig], None]
+Parse = Callable[[str], JobConfig]
 
-def launch(description: str, main: Callable[[JobConfig], None]) -> NoReturn:
+
+def launch(description: str, main: Job, *, parse: Parse = command_line) -> NoReturn:
     """Parse `--config FILE key=value ...`, run `main`, and exit; 0 only when the job did what was asked."""
     setup_logging()
     try:
-        main(command_line(description))
+        main(parse(description))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(error.exit_code)
@@ -35,21 +37,39 @@ def launch(description: str, main: Callable[[JobConfig], None]) -> NoReturn:
     sys.exit(0)
 
 
-def launch_ranks(description: str, main: Callable[[JobConfig], None]) -> NoReturn:
+def launch_ranks(description: str, main: Job, *, parse: Parse = command_line) -> NoReturn:
     """As `launch`, for a job that torchrun starts in several processes: they end together, and one of them speaks."""
     if not launched_by_torchrun():
-        launch(description, main)
+        launch(description, main, parse=parse)
     die_with_parent()
     ranks = Ranks()
     try:
         ranks = ranks_from_environment()
         setup_logging(ranks.rank, ranks.world_size)
-        main(command_line(description))
-    except BaseException as error:  # also SystemExit of --help, and Ctrl-C
-        if isinstance(error, SystemExit):
-            raise
+        main(parse(description))
+    except Exception as error:
         leave_at_once(error, show=not isinstance(error, UserError) or _speaks_first(ranks))
+    except KeyboardInterrupt as error:
+        leave_at_once(error, show=ranks.leads)
     sys.exit(0)
+
+
+def run_command_line(description: str) -> JobConfig:
+    """For jobs on a trained run: the settings saved in run.dir, changed by key=value alone.
+
+    --config only says where run.dir is; --users NAME[,NAME...] sets recommend.users.
+    """
+    parser = parser_with_keys(description)
+    parser.add_argument("--users", action="append", default=[], metavar="ID[,ID...]", help="users whose lists are printed")
+    arguments = parser.parse_intermixed_args()
+    run_dir = load_config(arguments.config, arguments.overrides).run.dir
+    saved = Path(run_dir) / "config.yaml"
+    if not saved.is_file():
+        raise DataError(f"run.dir={run_dir}: no run here (config.yaml is missing); train first with launch/train.py")
+    config = load_config(str(saved), [*arguments.overrides, f"run.dir={run_dir}"])
+    if arguments.users:
+        config.recommend.users = [user for names in arguments.users for user in names.split(",") if user]
+    return config
 
 
 def _speaks_first(ranks: Ranks) -> bool:
@@ -59,5 +79,5 @@ def _speaks_first(ranks: Ranks) -> bool:
     time.sleep(0.0 if ranks.leads else _LEAD_SECONDS)
     try:
         return open_store(ranks).add("error", 1) == 1
-    except (RuntimeError, dist.DistError):
+    except RuntimeError:  # the store went with torchrun: better twice than not at all
         return True

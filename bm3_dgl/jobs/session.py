@@ -6,8 +6,9 @@ import contextlib
 import secrets
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -44,18 +45,19 @@ class Session:
     def run_dir(self) -> Path:
         return Path(self.config.run.dir)
 
-    def checkpoints(self) -> Checkpoints:
-        """The run's checkpoints, which must be of this dataset, model shape and batch order."""
+    def checkpoints(self, *, resuming: bool) -> Checkpoints:
+        """The run's checkpoints, which must be of this dataset and model; to resume, of this batch order too."""
         config, team = self.config, self.team
-        identity = {
+        identity: dict[str, Any] = {
             "dataset": self.store.partition.manifest["dataset_hash"],
             "modalities": {name: raw.shape[1] for name, raw in self.model.raw.items()},
             "model.embedding_dim": config.model.embedding_dim,
             "model.features": config.model.features.name,
             "propagation.engine": config.propagation.engine.name,
-            "train.seed": config.train.seed,
-            "global batch (train.batch_size x ranks)": config.train.batch_size * team.ranks.world_size,
         }
+        if resuming:
+            identity["train.seed"] = config.train.seed
+            identity["global batch (train.batch_size x ranks)"] = config.train.batch_size * team.ranks.world_size
         return Checkpoints(self.run_dir / "checkpoints", self.store, self.shares, identity=identity)
 
 
@@ -94,13 +96,19 @@ def open_session(config: JobConfig, *, alone: bool = False) -> Iterator[Session]
 def _open_alone(config: JobConfig, began: float) -> Iterator[Session]:
     if launched_by_torchrun() and ranks_from_environment().world_size > 1:
         raise ConfigError("debug=true runs in one process; start it with python, or with --nproc_per_node=1")
+    if config.partition.parts != 1:  # one process reads one part: the graph is small beside training it
+        config = replace(config, partition=replace(config.partition, parts=1, dir=""))
     dataset = prepare(config)
     partition = ensure_partition(config, dataset)
     initialize_standalone()
     ranks = Ranks()
     torch.set_num_threads(threads_per_rank(ranks))
     store = GraphStore(
-        partition, Team(ranks), part_config=partition.part_config, graph_name=partition.graph_name, tag=f"bm3_{secrets.token_hex(6)}"
+        partition,
+        Team(ranks),
+        part_config=partition.part_config,
+        graph_name=partition.graph_name,
+        tag=f"bm3_{secrets.token_hex(6)}",
     )
     yield _session(config, store, dataset, began)
 
@@ -144,5 +152,3 @@ def check_device(device: str) -> None:
         count = torch.cuda.device_count()
         if count == 0 or (":" in device and int(device.split(":")[1]) >= count):
             raise ConfigError(f"train.device={device}: this machine has {count} such devices; set train.device=cpu")
-
-

@@ -26,7 +26,7 @@ _EARLY_PEAK_EPOCHS = 30  # a run that stops before may have stopped at popularit
 def main(config: JobConfig) -> None:
     """Train to the end and leave run.dir complete. Under torchrun every rank calls it."""
     with open_session(config) as session:
-        checkpoints = session.checkpoints()
+        checkpoints = session.checkpoints(resuming=True)
         start = _start(session, checkpoints)
         evaluator = make_evaluator(session)
         journal = _open_journal(session, start.step if start else 0)
@@ -135,13 +135,8 @@ def _finish(session: Session, checkpoints: Checkpoints, evaluator: Evaluator, ou
 
 def report(summary: dict, run_dir: Path) -> str:
     """The run's result for a terminal: BM3 beside the popularity ranking."""
-    names = list(summary["test"])
-    width = max(9, *(len(name) for name in names))
-    lines = [f"{'':24}" + "".join(f"{name:>{width + 2}}" for name in names)]
-    for split in ("valid", "test"):
-        for label, metrics in (("BM3", summary[split]), ("popularity", summary["popularity"][split])):
-            lines.append(f"{split:10}{label:14}" + "".join(f"{metrics[name]:>{width + 2}.4f}" for name in names))
     seconds = summary["seconds"]
+    lines = [metrics_table({split: summary[split] for split in ("valid", "test")}, summary["popularity"])]
     lines.append(
         f"best epoch {summary['best_epoch']} of {summary['epochs_run']}, {summary['world_size']} ranks;"
         f" seconds: start-up {seconds['startup']}, epoch {seconds['train_epoch']}, evaluation {seconds['evaluation']}"
@@ -149,6 +144,17 @@ def report(summary: dict, run_dir: Path) -> str:
     if "note" in summary:
         lines.append(f"note: {summary['note']}")
     lines.append(f"written: {run_dir}/summary.json, metrics.jsonl, checkpoints/")
+    return "\n".join(lines)
+
+
+def metrics_table(metrics: dict[str, dict[str, float]], popularity: dict[str, dict[str, float]]) -> str:
+    """Metrics per split, BM3 above the popularity ranking."""
+    names = list(next(iter(metrics.values())))
+    width = max(len(name) for name in names) + 2
+    lines = [" " * 24 + "".join(f"{name:>{width}}" for name in names)]
+    for split, values in metrics.items():
+        for label, row in (("BM3", values), ("popularity", popularity[split])):
+            lines.append(f"{split:10}{label:14}" + "".join(f"{row[name]:>{width}.4f}" for name in names))
     return "\n".join(lines)
 
 

@@ -85,7 +85,9 @@ class BM3Head(nn.Module):
 
         rec = align = mask = zero
         if LossTerm.reconstruction in use:  # (9)
-            rec = cosine_term(online_user_BD, target_item_BD, objective) + cosine_term(online_item_BD, target_user_BD, objective)
+            rec = cosine_term(online_user_BD, target_item_BD, objective) + cosine_term(
+                online_item_BD, target_user_BD, objective
+            )
         for name in self.projectors:
             h_modality_BD = self.modality_latent(name, rows.features[name], rows.residual.get(name))  # (1)
             target_modality_BD = target_view(h_modality_BD, rows.dropout[name])

@@ -14,17 +14,17 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import os
 import secrets
 import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 import torch.distributed as dist
 
@@ -58,7 +58,7 @@ def publish(store: dist.Store, key: str, value: object) -> None:
     store.set(key, json.dumps(value))
 
 
-def await_value(store: dist.Store, key: str) -> object:
+def await_value(store: dist.Store, key: str) -> Any:
     """A value that another rank publishes, however long that takes."""
     return json.loads(store.get(key))
 
@@ -81,6 +81,7 @@ class GraphCluster:
     def __enter__(self) -> GraphCluster:
         import dgl
 
+        logging.getLogger("dgl-distributed-socket").setLevel(logging.ERROR)  # interfaces without address are no news
         with _quiet("DGL client"):
             dgl.distributed.initialize(os.environ["DGL_IP_CONFIG"])
         dist.init_process_group(self._backend, store=self._store, rank=self.ranks.rank, world_size=self.ranks.world_size)
@@ -118,14 +119,14 @@ class GraphCluster:
             publish(self._store, f"{key}/address", _own_address(ranks))
             addresses = [await_value(self._store, f"machine/{m}/address") for m in range(ranks.num_machines)]
             ip_config = self._scratch / "ip_config.txt"
-            ip_config.write_text("".join(f"{ip} {port}\n" for ip, port in addresses), encoding="utf-8")  # type: ignore[misc]
+            ip_config.write_text("".join(f"{ip} {port}\n" for ip, port in addresses), encoding="utf-8")
             local_config = self._rename_graph(part_config)
             self._set_environment(ip_config, local_config)
             self._start_server()
             publish(self._store, key, [str(ip_config), str(local_config), [server.pid for server in self._servers]])
-        paths, config, pids = await_value(self._store, key)  # type: ignore[misc]
+        paths, config, pids = await_value(self._store, key)
         self._set_environment(Path(paths), Path(config))
-        self._watchdog = Watchdog({"the graph server of this machine": pid for pid in pids})
+        self._watchdog = Watchdog({f"graph server {number} of this machine": pid for number, pid in enumerate(pids)})
         return Path(config)
 
     def _rename_graph(self, part_config: Path) -> Path:
@@ -197,11 +198,10 @@ def _own_address(ranks: Ranks) -> tuple[str, int]:
 
 
 @contextlib.contextmanager
-def _quiet(who: str) -> Iterator[IO[str]]:
+def _quiet(who: str) -> Iterator[None]:
     """Keep DGL's prints out of the user's output; they go to the debug log."""
     captured = io.StringIO()
-    began = time.monotonic()
     with contextlib.redirect_stdout(captured):
-        yield captured
+        yield
     for line in captured.getvalue().splitlines():
-        logger.debug("%s (%.1f s): %s", who, time.monotonic() - began, line)
+        logger.debug("%s: %s", who, line)

@@ -52,7 +52,7 @@ class Checkpoints:
     """The checkpoints of one run. `save` and `load` are COLLECTIVE."""
 
     def __init__(self, directory: Path, store: GraphStore, shares: Shares, *, identity: Mapping[str, Any]) -> None:
-        """identity: what must be equal for a checkpoint to fit, such as the dataset's hash and the model's shape."""
+        """identity: saved with each checkpoint; what is named must be equal for one to fit."""
         self._directory, self._store, self._shares = directory, store, shares
         self._identity = dict(identity)
         if store.team.ranks.leads:
@@ -116,7 +116,9 @@ class Checkpoints:
             try:
                 save_file({key: value.contiguous() for key, value in tensors.items()}, part / name)
             except (OSError, SafetensorError) as error:
-                raise CheckpointError(f"{part / name}: cannot be written ({error}); free space, then train.resume=true") from None
+                raise CheckpointError(
+                    f"{part / name}: cannot be written ({error}); free space, then train.resume=true"
+                ) from None
             entries[name] = {"bytes": (part / name).stat().st_size, "sha256": file_hash(part / name)}
         return entries
 

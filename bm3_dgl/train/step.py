@@ -66,9 +66,13 @@ class Stepper:
         losses: Losses = model.wrapped(rows, len(ids))
         norms = model.engine.regulariser()
         losses = Losses(
-            losses.reconstruction, losses.alignment, losses.masking, losses.regulariser.cpu() + norms, losses.total.cpu() + norms
+            losses.reconstruction,
+            losses.alignment,
+            losses.masking,
+            losses.regulariser.cpu() + norms,
+            losses.total.cpu() + norms,
         )
-        (losses.total * self._world).backward()  # type: ignore[no-untyped-call]
+        (losses.total * self._world).backward()
         model.optimizer.step()
         extra = [(adam, RowGradients(ITEM, item_nids, _gradient(leaf))) for adam, leaf in leaves]
         model.engine.update(extra, learning_rate=self._config.train.learning_rate)

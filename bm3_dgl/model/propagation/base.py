@@ -77,7 +77,9 @@ class ItemRows:
     A machine draws the edges of its own items, so look-ups are always local.
     """
 
-    def __init__(self, store: GraphStore, shares: Shares, name: str, width: int, *, initial: torch.Tensor | None, sparse: bool) -> None:
+    def __init__(
+        self, store: GraphStore, shares: Shares, name: str, width: int, *, initial: torch.Tensor | None, sparse: bool
+    ) -> None:
         """initial: values of this machine's items (num_own, width), or None for zeros."""
         self.table = store.table(name, ITEM, width)
         self.adam = TableAdam(store, self.table, shares.own[ITEM], sparse=sparse)

@@ -21,7 +21,7 @@ def gather_rows(indptr, columns, scale, other_scale, own, halo, base, base_weigh
     width = own.shape[1]
     num_own = own.shape[0]
     total = np.empty(width, np.float32)
-    squares = 0.0
+    squares = np.float64(0.0)
     for row in range(first, stop):
         total[:] = 0
         for edge in range(indptr[row], indptr[row + 1]):

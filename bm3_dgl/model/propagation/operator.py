@@ -34,19 +34,23 @@ Done = Callable[[str, int, int, np.ndarray], None]  # they are written
 class Propagator:
     """The operator P of one graph. COLLECTIVE to make and to call."""
 
-    def __init__(self, store: GraphStore, shares: Shares, *, layers: int, width: int, objective: Objective, threads: int) -> None:
+    def __init__(
+        self, store: GraphStore, shares: Shares, *, layers: int, width: int, objective: Objective, threads: int
+    ) -> None:
         self.layers = layers
         self._team = store.team
         self._shares = shares
         self._adjacency = store.local.adjacency if layers else _without_edges(store.local.adjacency)
         self._halo = {ntype: HaloExchange(store, ntype) for ntype in NODE_TYPES}
-        self._halo_rows = {ntype: store.machine_buffer(f"halo_{ntype}", (len(store.local.halo[ntype]), width)) for ntype in NODE_TYPES}
+        self._halo_rows = {
+            ntype: store.machine_buffer(f"halo_{ntype}", (len(store.local.halo[ntype]), width)) for ntype in NODE_TYPES
+        }
         self._scale = self._scales(store, objective)
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
     def forward(self, source: Rows, scratch: Rows, out: Rows) -> dict[str, float]:
         """out = P source; ends without a barrier. Returns the sum of squares of the own rows of out, per type."""
-        return self._run(source, scratch, out, lambda ntype, first, stop: out[ntype].numpy()[first:stop], None)
+        return self._run(source, scratch, out, _into(out), None)
 
     def consume(self, source: Rows, scratch: Rows, more_scratch: Rows, consumer: Done) -> None:
         """P source, handed block by block to `consumer` instead of being stored; for gradients."""
@@ -59,7 +63,7 @@ class Propagator:
         for layer in range(1, last):
             self._complete(current)
             target = targets[(layer - 1) % 2]
-            self._layer(current, source, 1.0, 0.0, 1.0, lambda n, a, b, t=target: t[n].numpy()[a:b], None)
+            self._layer(current, source, 1.0, 0.0, 1.0, _into(target), None)
             current = target
         self._complete(current)
         mean = 1.0 / (self.layers + 1)
@@ -117,3 +121,8 @@ class Propagator:
 
 def _without_edges(adjacency: dict[str, Adjacency]) -> dict[str, Adjacency]:
     return {ntype: Adjacency(np.zeros_like(a.indptr), a.columns[:0]) for ntype, a in adjacency.items()}
+
+
+def _into(tables: Rows) -> Emit:
+    """Write rows to their place in tables."""
+    return lambda ntype, first, stop: tables[ntype].numpy()[first:stop]

@@ -110,6 +110,27 @@ def test_more_places_than_candidates() -> None:
     assert (top.scores[top.items < 0] == -torch.inf).all()
 
 
+def test_fewer_groups_than_places() -> None:
+    users_UD, items_ID = embeddings(2, 6, 4)
+    assert ((check(users_UD, items_ID, 40, *masks(2, 6, 3)).items >= 0).sum(1) >= 3).all()
+
+
+def test_the_worst_gemm_that_the_error_bound_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every score is off by up to 64 roundings of |u| |i|: the nominated items still hold the k best."""
+    generator = torch.Generator().manual_seed(5)
+
+    def worst(users_BD: Tensor, items_DW: Tensor, *, out: Tensor) -> Tensor:
+        users, items = users_BD.double(), items_DW.double()
+        sign = 1 - 2.0 * torch.randint(2, out.shape, generator=generator)
+        error = 64 * 2.0**-24 * users.norm(dim=1, keepdim=True) * items.norm(dim=0)
+        return out.copy_(users @ items + sign * error)
+
+    users_UD, items_ID = embeddings(12, 300, 64)
+    items_ID = items_ID[:1] + 2.0**-18 * items_ID  # many scores lie within one such error
+    monkeypatch.setattr(torch, "mm", worst)
+    check(users_UD, items_ID, 10, *masks(12, 300, 5))
+
+
 def test_repeated_and_int32_masks() -> None:
     users_UD, items_ID = embeddings(2, 40, 8)
     masked = torch.tensor([3, 3, 9, 0, 0], dtype=torch.int32)

@@ -156,7 +156,12 @@ def compare(session: Session, ids: torch.Tensor, *, reference: bool) -> None:
 @pytest.mark.parametrize("modalities", [0, 1, 2, 3])
 @pytest.mark.parametrize("engine", ["exact", "sampled"])
 def test_loss_and_every_gradient(home: Path, engine: str, modalities: int, objective: str) -> None:
-    overrides = [f"propagation.engine={engine}", "propagation.fanouts=[-1,-1]", "model.layers=2", f"model.objective={objective}"]
+    overrides = [
+        f"propagation.engine={engine}",
+        "propagation.fanouts=[-1,-1]",
+        "model.layers=2",
+        f"model.objective={objective}",
+    ]
     # The sampled engine's estimate of the reference norms is exact only where the batch is all of the train data, and
     # never sees a node without train interactions.
     estimated = (engine, objective) == ("sampled", "reference")

@@ -1,0 +1,82 @@
+"""However a job ends, it ends whole: every process of it, soon, with a word, and nothing in shared memory."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.jobs import SMALL_SHOP, Job, processes_of, shared_memory, start
+
+GONE_SECONDS = 15.0
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("endings")
+
+
+def begin(home: Path, name: str) -> Job:
+    """A job of two ranks that would train for long, running its first epochs."""
+    arguments = [*SMALL_SHOP, f"data.dir={home / 'data'}", f"run.dir={home / name}", "train.patience=100000", "train.epochs=100000"]
+    job = start("train", *arguments, ranks=2, output=home / f"{name}.log")
+    journal = home / name / "metrics.jsonl"
+    job.wait_for(lambda: journal.exists() and journal.read_text().count("\n") >= 4)
+    return job
+
+
+def pids(job: Job) -> dict[str, int]:
+    """Who is who among the job's processes."""
+    trainers = sorted(children(job.process.pid))
+    helpers = [(pid, Path(f"/proc/{pid}/cmdline").read_bytes()) for trainer in trainers for pid in children(trainer)]
+    server = next(pid for pid, command in helpers if b"dgl.distributed.initialize" in command)
+    return {"torchrun": job.process.pid, "leading trainer": trainers[0], "trainer": trainers[1], "graph server": server}
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.parametrize(
+    "who, number",
+    [
+        ("trainer", signal.SIGKILL),
+        ("leading trainer", signal.SIGKILL),
+        ("graph server", signal.SIGKILL),
+        ("torchrun", signal.SIGKILL),
+        ("torchrun", signal.SIGTERM),
+        ("torchrun", signal.SIGINT),
+    ],
+)
+def test_everything_ends(home: Path, who: str, number: signal.Signals) -> None:
+    name = f"{who.replace(' ', '-')}-{number.name}"
+    job = begin(home, name)
+    everyone = processes_of(str(home / name))
+    assert len(everyone) >= 4 and shared_memory(), "the job has a torchrun, two trainers and a server, and shared tables"
+    os.kill(pids(job)[who], number)
+    assert job.wait(GONE_SECONDS) != 0
+    deadline = time.monotonic() + GONE_SECONDS
+    while (left := processes_of(str(home / name))) or shared_memory():
+        assert time.monotonic() < deadline, f"left behind: {left} {shared_memory()}\n{job.text()}"
+        time.sleep(0.1)
+    if who == "graph server":
+        assert "error: graph server 0 of this machine (pid" in job.text()
+    checkpoints = home / name / "checkpoints"
+    assert (checkpoints / (checkpoints / "latest").read_text()).is_dir()
+
+
+def test_a_users_mistake_is_said_once(home: Path) -> None:
+    job = start("train", "train.epoch=3", ranks=2, output=home / "mistake.log")
+    assert job.wait() != 0
+    lines = [line for line in job.text().splitlines() if "unknown key" in line]
+    assert len(lines) == 1 and "train.epochs" in lines[0]
+
+
+def test_without_torchrun(home: Path) -> None:
+    arguments = [*SMALL_SHOP, f"data.dir={home / 'data'}", f"run.dir={home / 'alone'}"]
+    job = start("train", *arguments, output=home / "alone.log")
+    assert job.wait() == 5
+    assert "start with torchrun, or use debug=true" in job.text().strip().splitlines()[-1]

@@ -6,8 +6,6 @@ the rows of this machine lie in shared memory, so that its ranks read and write 
 
 from __future__ import annotations
 
-import mmap
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +17,6 @@ from bm3_dgl.graph.local import LocalGraph, build_local_graph, edges_of_part
 from bm3_dgl.graph.partition import Partition
 from bm3_dgl.runtime.collectives import Team
 from bm3_dgl.types import NODE_TYPES
-
-_SHARED_MEMORY = Path("/dev/shm")
 
 
 @dataclass(frozen=True)
@@ -88,21 +84,11 @@ class GraphStore:
         return dgl.distributed.sample_neighbors(self.graph, seeds, fanout)
 
     def machine_buffer(self, name: str, shape: tuple[int, int]) -> torch.Tensor:
-        """Zeros float32 that only this machine's ranks share; its name is gone as soon as all have it. COLLECTIVE."""
+        """Zeros float32 that only this machine's ranks share. COLLECTIVE for the machine's ranks at least."""
         if self.team.alone or shape[0] == 0:
             return torch.zeros(shape)
-        path = _SHARED_MEMORY / f"{self._tag}_{name}_{self.part}"
-        size = max(1, shape[0] * shape[1] * 4)
-        if self.team.ranks.leads_machine:
-            with open(path, "wb") as file:
-                os.posix_fallocate(file.fileno(), 0, size)  # a full /dev/shm fails here, not as a bus error later
-        self.team.barrier()
-        with open(path, "r+b") as file:
-            memory = mmap.mmap(file.fileno(), size)
-        self.team.barrier()
-        if self.team.ranks.leads_machine:
-            path.unlink()
-        return torch.frombuffer(memory, dtype=torch.float32, count=shape[0] * shape[1]).view(shape)
+        memory = self.team.map_shared(name, shape[0] * shape[1] * 4)
+        return torch.frombuffer(memory, dtype=torch.float32).view(shape)
 
     def feature_rows(self, modality: str) -> torch.Tensor:
         """Features of this machine's own items, float32 (num_own, width), memory-mapped; never written to the file."""

@@ -85,7 +85,7 @@ def open_session(config: JobConfig, *, alone: bool = False) -> Iterator[Session]
     torch.set_num_threads(threads_per_rank(ranks))
     log_dir = Path(config.run.dir) / "logs"
     with GraphCluster(ranks, store, part_config=partition.part_config, log_dir=log_dir, device=config.train.device) as cluster:
-        team = Team(ranks)
+        team = Team(ranks, tag=cluster.tag)
         graph_store = GraphStore(
             partition, team, part_config=cluster.part_config, graph_name=cluster.graph_name, tag=cluster.tag
         )
@@ -127,7 +127,10 @@ def build_model(config: JobConfig, store: GraphStore, shares: Shares) -> Model:
     head = BM3Head(config.model, {name: rows.shape[1] for name, rows in raw.items()}, seed=config.train.seed)
     head.to(config.train.device)
     optimizer = torch.optim.Adam(head.parameters(), lr=config.train.learning_rate)
-    wrapped = head if store.team.alone else DistributedDataParallel(head, broadcast_buffers=False)
+    wrapped: torch.nn.Module = head
+    if not store.team.alone:
+        wrapped = DistributedDataParallel(head, broadcast_buffers=False)
+        wrapped.register_comm_hook(None, store.team.average_gradients)
     model = Model(head, wrapped, optimizer, _engine(config, store, shares), raw=raw)
     sparse = config.propagation.engine is Engine.sampled
     for name, rows in raw.items():

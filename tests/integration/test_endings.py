@@ -21,7 +21,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def begin(home: Path, name: str) -> Job:
     """A job of two ranks that would train for long, running its first epochs."""
-    arguments = [*SMALL_SHOP, f"data.dir={home / 'data'}", f"run.dir={home / name}", "train.patience=100000", "train.epochs=100000"]
+    arguments = [
+        *SMALL_SHOP,
+        f"data.dir={home / 'data'}",
+        f"run.dir={home / name}",
+        "train.patience=100000",
+        "train.epochs=100000",
+    ]
     job = start("train", *arguments, ranks=2, output=home / f"{name}.log")
     journal = home / name / "metrics.jsonl"
     job.wait_for(lambda: journal.exists() and journal.read_text().count("\n") >= 4)

@@ -73,8 +73,8 @@ class ExactEngine:
 
     def latents(self) -> dict[str, Table]:
         squares = self._propagator.forward(self._E, self._scratch, self._H)
-        total = self._team.sum(torch.tensor([squares[ntype] for ntype in NODE_TYPES], dtype=torch.float64))  # and a barrier
-        self._norms = dict(zip(NODE_TYPES, total.sqrt().tolist(), strict=True))
+        total = self._team.sum_few([squares[ntype] for ntype in NODE_TYPES])  # and a barrier
+        self._norms = {ntype: square**0.5 for ntype, square in zip(NODE_TYPES, total, strict=True)}
         return self._latent
 
     def _lay_gradient(self, ntype: str, rows: torch.Tensor, grad: torch.Tensor) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 
 
-@njit(cache=True, nogil=True, fastmath={"contract"})
+@njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
 def gather_rows(indptr, columns, scale, other_scale, own, halo, base, base_weight, sum_weight, first, stop, out):
     """out[r - first] = base_weight base[r] + sum_weight scale[r] sum_c other_scale[c] x[c], for rows first <= r < stop.
 

@@ -46,13 +46,20 @@ class Shares:
         return slice(*self.own[ntype])
 
     def deliver(self, gradients: list[RowGradients]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Send gradient rows to their owners. COLLECTIVE, with the same types and widths everywhere.
+        """Bring gradient rows to their owners. COLLECTIVE, with the same types and widths everywhere.
 
         Returns for each element the rows that arrived for this rank: row numbers counted from its first own row,
         int64 (m,), and gradients (m, width), in the order of the sending ranks.
         """
         if self._team.alone:
             return [(g.nids - self._start[g.ntype] - self.own[g.ntype][0], g.rows) for g in gradients]
+        boxes = self._team.post([_with_ids(g.nids, g.rows) for g in gradients])
+        if boxes is not None:
+            return [self._pick(g.ntype, torch.cat([box[k] for box in boxes])) for k, g in enumerate(gradients)]
+        return self._send(gradients)
+
+    def _send(self, gradients: list[RowGradients]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """`deliver` over the network: every rank sends each owner its rows."""
         packed, counts = zip(*(self._pack(g) for g in gradients), strict=True)
         world = self._team.ranks.world_size
         widths = torch.tensor([p.shape[1] for p in packed])
@@ -71,12 +78,24 @@ class Shares:
         """Rows in the order of their owners, the id in front as the bits of an int32; and rows per owner."""
         owner = torch.searchsorted(self._bounds[gradients.ntype], gradients.nids, right=True)
         order = torch.argsort(owner, stable=True)
-        ids = gradients.nids[order].to(torch.int32).view(torch.float32)[:, None]
-        return torch.cat([ids, gradients.rows[order]], 1), torch.bincount(owner, minlength=len(self._bounds[gradients.ntype]))
+        packed = _with_ids(gradients.nids[order], gradients.rows[order])
+        return packed, torch.bincount(owner, minlength=len(self._bounds[gradients.ntype]))
 
     def _unpack(self, ntype: str, packed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         nids = packed[:, 0].contiguous().view(torch.int32).long()
         return nids - self._start[ntype] - self.own[ntype][0], packed[:, 1:]
+
+    def _pick(self, ntype: str, packed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of the rows that all ranks have posted, this rank's own."""
+        rows, gradients = self._unpack(ntype, packed)
+        first, stop = self.own[ntype]
+        mine = ((rows >= 0) & (rows < stop - first)).nonzero().squeeze(1)
+        return rows[mine], gradients[mine]
+
+
+def _with_ids(nids: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Rows with their id in front, as the bits of an int32: (n, 1 + width) float32."""
+    return torch.cat([nids.to(torch.int32).view(torch.float32)[:, None], rows], 1)
 
 
 def _even_cuts(cost: np.ndarray, parts: int) -> list[int]:

@@ -50,11 +50,7 @@ class Ranker:
 
     def online(self, latents: dict[str, Table], head: BM3Head) -> tuple[torch.Tensor, torch.Tensor]:
         """Equation (13)'s factors on the head's device: this rank's users (n, D), all items (I, D) by dataset index."""
-        device = next(head.parameters()).device
-        with torch.no_grad():
-            users = head.predictor(latents[USER].local[self._own].to(device))
-            items = head.predictor(self.all_items(latents[ITEM]).to(device))
-        return users, items
+        return online_rows(head, latents[USER].local[self._own]), online_rows(head, self.all_items(latents[ITEM]))
 
     def all_items(self, table: Table) -> torch.Tensor:
         """A table's rows of all machines, in the order of the dataset."""
@@ -66,7 +62,9 @@ class Ranker:
     def top_k(self, users: torch.Tensor, items: torch.Tensor, k: int, chosen: torch.Tensor) -> TopK:
         """Lists of the chosen own users (bool mask over them); users (n, D), items (I, D)."""
         indptr, seen = _select(self._seen_indptr, self._seen_items, chosen)
-        return top_k(users[chosen], items, k, masked_indptr=indptr, masked_items=seen, block_users=self._block_users)
+        users = users[chosen.to(users.device)]
+        block = self._block_users
+        return top_k(users, items, k, masked_indptr=indptr, masked_items=seen, block_users=block, device=items.device)
 
 
 class Evaluator:
@@ -129,6 +127,18 @@ class Evaluator:
         pairs = pairs if dataset is not None else torch.empty(shape, dtype=torch.int64)
         users, items = self._team.broadcast(pairs.contiguous())
         return users, items
+
+
+def online_rows(head: BM3Head, h_ND: torch.Tensor) -> torch.Tensor:
+    """Equation (6) for evaluation: float32 (N, D) on the head's device.
+
+    Computed in float64, since the rounding of a float32 product depends on how many rows it is called with: a row's
+    result must not depend on how the rows are spread over ranks.
+    """
+    predictor = head.predictor
+    with torch.no_grad():
+        h64_ND = h_ND.to(predictor.weight.device).double()
+        return torch.addmm(predictor.bias.double(), h64_ND, predictor.weight.double().T).float()
 
 
 def _truth(dataset: Dataset, split: Split, num_users: int) -> tuple[np.ndarray, np.ndarray]:

@@ -54,9 +54,16 @@ def start(launcher: str, *arguments: str, ranks: int | None = None, output: Path
         program += ["-m", "torch.distributed.run", f"--nproc_per_node={ranks}", "--monitor-interval=0.2"]
         program += [f"--master-port={free_port()}"]
     command = [*program, str(ROOT / "launch" / f"{launcher}.py"), *arguments]
+    environment = os.environ | {"BM3_TEST": str(output)}  # by which `processes_of` knows every process of the job
     with open(output, "wb") as file:
         process = subprocess.Popen(
-            command, cwd=output.parent, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            cwd=output.parent,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
     return Job(process, output)
 
@@ -94,8 +101,9 @@ def summary(run_dir: Path) -> dict:
     return json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))
 
 
-def processes_of(tag: str) -> dict[int, str]:
-    """Processes whose command line or environment mentions `tag`: pid -> command line."""
+def processes_of(job: Job) -> dict[int, str]:
+    """All processes of a job that still run, servers and janitor included: pid -> command line."""
+    mark = f"BM3_TEST={job.output}"
     found = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
@@ -105,10 +113,16 @@ def processes_of(tag: str) -> dict[int, str]:
                 zombie = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
             except OSError:
                 continue
-            if (tag in command or tag in environment) and not zombie:
+            if mark in environment.split("\0") and not zombie:
                 found[int(entry.name)] = command
     return found
 
 
-def shared_memory() -> set[str]:
-    return {name for name in os.listdir("/dev/shm") if "bm3_" in name}
+def tag_of(job: Job) -> str:
+    """The tag in the names of what a running job keeps in shared memory: its janitor's first argument."""
+    command = next(line for line in processes_of(job).values() if "janitor.py" in line)
+    return next(word for word in command.split() if word.startswith("bm3_"))
+
+
+def shared_memory(tag: str) -> set[str]:
+    return {name for name in os.listdir("/dev/shm") if tag in name}

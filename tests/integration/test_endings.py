@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.jobs import SMALL_SHOP, Job, processes_of, shared_memory, start
+from tests.jobs import SMALL_SHOP, Job, processes_of, shared_memory, start, tag_of
 
 GONE_SECONDS = 15.0
 
@@ -60,16 +61,18 @@ def children(pid: int) -> list[int]:
 def test_everything_ends(home: Path, who: str, number: signal.Signals) -> None:
     name = f"{who.replace(' ', '-')}-{number.name}"
     job = begin(home, name)
-    everyone = processes_of(str(home / name))
-    assert len(everyone) >= 4 and shared_memory(), "the job has a torchrun, two trainers and a server, and shared tables"
+    assert len(processes_of(job)) >= 5, "the job has a torchrun, two trainers, a server and a janitor"
+    tag = tag_of(job)
+    assert shared_memory(tag), "and tables in shared memory"
     os.kill(pids(job)[who], number)
     assert job.wait(GONE_SECONDS) != 0
     deadline = time.monotonic() + GONE_SECONDS
-    while (left := processes_of(str(home / name))) or shared_memory():
-        assert time.monotonic() < deadline, f"left behind: {left} {shared_memory()}\n{job.text()}"
+    while (left := processes_of(job)) or shared_memory(tag):
+        assert time.monotonic() < deadline, f"left behind: {left} {shared_memory(tag)}\n{job.text()}"
         time.sleep(0.1)
     if who == "graph server":
         assert "error: graph server 0 of this machine (pid" in job.text()
+    assert not list(Path(tempfile.gettempdir()).glob(f"{tag}*")), "the job's scratch directory"
     checkpoints = home / name / "checkpoints"
     assert (checkpoints / (checkpoints / "latest").read_text()).is_dir()
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from tests.jobs import SMALL_SHOP, parameters, run, shared_memory, start, summary
+from tests.jobs import SMALL_SHOP, parameters, run, shared_memory, start, summary, tag_of
 
 TOLERANCE = 1e-4
 
@@ -68,6 +68,7 @@ def test_killed_and_resumed_equals_uninterrupted(home: Path, engine: str) -> Non
     run("train", *settings, f"run.dir={whole}", ranks=2, output=home / f"{engine}-whole.log")
     job = start("train", *settings, f"run.dir={broken}", ranks=2, output=home / f"{engine}-broken.log")
     job.wait_for(lambda: mid_epoch_checkpoint(broken))
+    tag = tag_of(job)
     os.kill(trainers_of(job.process.pid)[1], signal.SIGKILL)
     assert job.wait(30) != 0
     assert not (broken / "summary.json").exists()
@@ -80,7 +81,7 @@ def test_killed_and_resumed_equals_uninterrupted(home: Path, engine: str) -> Non
     assert {key: summary(whole)[key] for key in keys} == {key: summary(broken)[key] for key in keys}
     for (epoch, expected), (again, found) in zip(losses(whole), losses(broken), strict=True):
         assert epoch == again and found == pytest.approx(expected, rel=1e-6)  # sums of other halves: not to the bit
-    assert shared_memory() == set()
+    assert not shared_memory(tag)
 
 
 def test_the_whole_line(home: Path) -> None:

@@ -19,6 +19,7 @@ INSTALL_REQUIRES = [
     "pandas",
     "pydantic",
     "pyyaml",
+    "scipy",
     "pyarrow<26",  # 26 installs beside numpy 1 and then fails at import
     "omegaconf",
     "numba",
@@ -36,7 +37,7 @@ setup(
     author="The bm3_dgl authors",
     license="Apache-2.0",
     packages=find_packages(include=["bm3_dgl", "bm3_dgl.*"]),
-    python_requires=">=3.10,<3.12",
+    python_requires=">=3.11,<3.12",
     install_requires=INSTALL_REQUIRES,
     extras_require={"test": TEST_REQUIRES},
 )

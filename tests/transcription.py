@@ -31,8 +31,8 @@ class Parameters:
         }
         for name, (weight, bias) in self.projector.items():
             leaves |= {
-                f"projectors.{name}.weight": weight,
-                f"projectors.{name}.bias": bias,
+                f"projectors.of_{name}.weight": weight,
+                f"projectors.of_{name}.bias": bias,
                 f"feature_{name}": self.feature[name],
             }
         return leaves | {f"residual_{name}": rows for name, rows in self.residual.items()}

@@ -49,7 +49,9 @@ def load_config(file: str | None = None, overrides: Sequence[str] = ()) -> JobCo
 
 def save_config(config: JobConfig, path: Path) -> None:
     """Write the resolved config as YAML that `load_config` reads back to an equal config."""
-    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)), encoding="utf-8")
+    part = path.with_name(f".{path.name}.tmp")
+    part.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)), encoding="utf-8")
+    part.replace(path)
 
 
 def command_line(description: str, argv: Sequence[str] | None = None) -> JobConfig:

@@ -12,6 +12,7 @@ import torch
 
 from bm3_dgl.config.schema import EvaluateConfig
 from bm3_dgl.data.dataset import Dataset
+from bm3_dgl.errors import DataError
 from bm3_dgl.evaluate.metrics import ranking_metrics
 from bm3_dgl.evaluate.ranking import TopK, top_k
 from bm3_dgl.graph.store import GraphStore, Table
@@ -56,7 +57,7 @@ class Ranker:
         """A table's rows of all machines, in the order of the dataset."""
         rows = table.pull(torch.arange(self._store.local.num_nodes[ITEM]))
         ordered = torch.empty_like(rows)
-        ordered[torch.from_numpy(self._store.partition.node_map(ITEM))] = rows
+        ordered[self._store.item_index] = rows
         return ordered
 
     def top_k(self, users: torch.Tensor, items: torch.Tensor, k: int, chosen: torch.Tensor) -> TopK:
@@ -81,6 +82,8 @@ class Evaluator:
                 self._truth[split] = _truth(dataset, split, num_users)
                 wanted = torch.from_numpy((np.diff(self._truth[split][0]) > 0).astype(np.uint8))
             self._wanted[split] = team.broadcast(wanted).bool()
+        if not self._wanted[Split.valid].any():
+            raise DataError("data: no user has both a train and a validation interaction, so no epoch can be judged")
         self._popularity_rank = self._rank_by_popularity(dataset)
         self._hidden = self._validation_pairs(dataset) if config.mask_validation else None
 
@@ -89,7 +92,12 @@ class Evaluator:
         return int(self._wanted[split].sum())
 
     def evaluate(self, split: Split, users: torch.Tensor, items: torch.Tensor) -> dict[str, float]:
-        """Metrics such as "recall@20" for the factors of this rank's users (n, D) and of all items (I, D)."""
+        """Metrics such as "recall@20" for the factors of this rank's users (n, D) and of all items (I, D).
+
+        Empty where the split has no users.
+        """
+        if not self._wanted[split].any():
+            return {}
         if split is Split.test and self._hidden is not None:
             self.ranker.hide(*self._hidden)
             self._hidden = None

@@ -28,7 +28,6 @@ import numpy as np
 from bm3_dgl.config.schema import JobConfig, PartitionMethod
 from bm3_dgl.data.dataset import Dataset, file_hash
 from bm3_dgl.errors import DataError
-from bm3_dgl.graph.measure import measure
 from bm3_dgl.graph.sibling import sibling_name, temporary_sibling
 from bm3_dgl.graph.split import EDGE_MAP, GRAPH_NAME, node_map_file, run_split
 from bm3_dgl.log import logger
@@ -191,6 +190,8 @@ def _refuse_foreign(directory: Path) -> None:
 
 def _describe(dataset: Dataset, directory: Path, users: np.ndarray, items: np.ndarray) -> dict[str, Any]:
     """Write the features beside DGL's files, measure them all, and return the manifest without the settings."""
+    from bm3_dgl.graph.measure import measure  # late: it imports dgl, which takes seconds
+
     dgl_json = directory / f"{GRAPH_NAME}.json"
     ranges = _ranges_per_type(dgl_json)
     node_maps = {ntype: np.load(directory / node_map_file(ntype), allow_pickle=False) for ntype in NODE_TYPES}

@@ -19,13 +19,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import dgl
 import numpy as np
 
 import bm3_dgl
 from bm3_dgl.data.dataset import Dataset, open_dataset
 from bm3_dgl.errors import DataError
-from bm3_dgl.graph.build import build_graph
 from bm3_dgl.log import logger
 from bm3_dgl.runtime.lifeline import die_with_parent
 from bm3_dgl.types import NODE_TYPES, RATES
@@ -87,6 +85,10 @@ def _split(dataset: Dataset, out: Path, parts: int, method: str, seed: int) -> N
     (DGL balances node types of a heterograph always). What machines exchange are halo rows, not edges: hence the
     objective `vol`, the number of (node, foreign part) pairs, instead of `cut`.
     """
+    import dgl
+
+    from bm3_dgl.graph.build import build_graph  # late: the parent process needs no dgl
+
     dgl.seed(seed % 2**31)  # it takes a C int
     node_maps, edge_maps = dgl.distributed.partition_graph(
         build_graph(dataset),
@@ -106,6 +108,8 @@ def _split(dataset: Dataset, out: Path, parts: int, method: str, seed: int) -> N
 
 def main(dataset_dir: str, out_dir: str, parts: str, method: str, seed: str) -> int:
     """The child process; returns its exit code."""
+    import dgl
+
     die_with_parent()  # a killed parent must not leave a child that writes where the next run clears
     try:
         _split(open_dataset(Path(dataset_dir)), Path(out_dir), int(parts), method, int(seed))

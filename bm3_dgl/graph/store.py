@@ -16,7 +16,7 @@ import torch
 from bm3_dgl.graph.local import LocalGraph, build_local_graph, edges_of_part
 from bm3_dgl.graph.partition import Partition
 from bm3_dgl.runtime.collectives import Team
-from bm3_dgl.types import NODE_TYPES
+from bm3_dgl.types import ITEM, NODE_TYPES
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,12 @@ class GraphStore:
         return dgl.distributed.sample_neighbors(self.graph, seeds, fanout)
 
     def machine_buffer(self, name: str, shape: tuple[int, int]) -> torch.Tensor:
-        """Zeros float32 that only this machine's ranks share. COLLECTIVE for the machine's ranks at least."""
-        if self.team.alone or shape[0] == 0:
+        """Zeros float32 that only this machine's ranks share. COLLECTIVE."""
+        if self.team.alone:
             return torch.zeros(shape)
-        memory = self.team.map_shared(name, shape[0] * shape[1] * 4)
-        return torch.frombuffer(memory, dtype=torch.float32).view(shape)
+        count = shape[0] * shape[1]  # may be 0 on one machine and not on another, and all must meet
+        memory = self.team.map_shared(name, max(1, count) * 4)
+        return torch.frombuffer(memory, dtype=torch.float32)[:count].view(shape)
 
     def feature_rows(self, modality: str) -> torch.Tensor:
         """Features of this machine's own items, float32 (num_own, width), memory-mapped; never written to the file."""
@@ -97,10 +98,12 @@ class GraphStore:
 
     def _lay_out(self, partition: Partition) -> LocalGraph:
         book = self.graph.get_partition_book()
+        node_map = {ntype: partition.node_map(ntype) for ntype in NODE_TYPES}
+        self.item_index = torch.from_numpy(node_map[ITEM])  # dataset index of every item, by global_nid
         return build_local_graph(
             edges_of_part(self.graph.local_partition, book),
             part_range={ntype: partition.part_range(self.part, ntype) for ntype in NODE_TYPES},
             num_nodes={ntype: self.graph.num_nodes(ntype) for ntype in NODE_TYPES},
-            node_map={ntype: partition.node_map(ntype) for ntype in NODE_TYPES},
+            node_map=node_map,
             edge_map=partition.edge_map(),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import time
 from collections.abc import Callable
@@ -10,9 +11,9 @@ from typing import NoReturn
 
 from bm3_dgl.config.load import command_line, load_config, parser_with_keys
 from bm3_dgl.config.schema import JobConfig
-from bm3_dgl.errors import DataError, UserError
+from bm3_dgl.errors import DataError, JobError, UserError
 from bm3_dgl.log import setup_logging
-from bm3_dgl.runtime.lifeline import die_with_parent, leave_at_once
+from bm3_dgl.runtime.lifeline import die_with_parent, install_excepthook, leave_at_once
 from bm3_dgl.runtime.ranks import Ranks, launched_by_torchrun, ranks_from_environment
 from bm3_dgl.runtime.servers import open_store
 
@@ -28,9 +29,12 @@ def launch(description: str, main: Job, *, parse: Parse = command_line) -> NoRet
     setup_logging()
     try:
         main(parse(description))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.exit(error.exit_code)
+    except (UserError, OSError) as error:
+        mistake = as_user_error(error)
+        if not isinstance(mistake, UserError):
+            raise
+        print(f"error: {mistake}", file=sys.stderr, flush=True)
+        sys.exit(mistake.exit_code)
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr, flush=True)
         sys.exit(INTERRUPTED)
@@ -42,16 +46,26 @@ def launch_ranks(description: str, main: Job, *, parse: Parse = command_line) ->
     if not launched_by_torchrun():
         launch(description, main, parse=parse)
     die_with_parent()
+    install_excepthook()
     ranks = Ranks()
     try:
         ranks = ranks_from_environment()
         setup_logging(ranks.rank, ranks.world_size)
         main(parse(description))
     except Exception as error:
-        leave_at_once(error, show=not isinstance(error, UserError) or _speaks_first(ranks))
+        mistake = as_user_error(error)
+        leave_at_once(mistake, show=not isinstance(mistake, UserError) or _speaks_first(ranks))
     except KeyboardInterrupt as error:
         leave_at_once(error, show=ranks.leads)
     sys.exit(0)
+
+
+def as_user_error(error: Exception) -> Exception:
+    """A full disk or a path that cannot be used is for the user to mend; other errors stay what they are."""
+    if isinstance(error, OSError) and (error.filename or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)):
+        where = f"{error.filename}: " if error.filename else ""
+        return JobError(f"{where}{error.strerror}; check the path, its permissions and the free space")
+    return error
 
 
 def run_command_line(description: str) -> JobConfig:
@@ -64,7 +78,7 @@ def run_command_line(description: str) -> JobConfig:
     arguments = parser.parse_intermixed_args()
     run_dir = load_config(arguments.config, arguments.overrides).run.dir
     saved = Path(run_dir) / "config.yaml"
-    if not saved.is_file():
+    if not saved.is_file() or saved.stat().st_size == 0:
         raise DataError(f"run.dir={run_dir}: no run here (config.yaml is missing); train first with launch/train.py")
     config = load_config(str(saved), [*arguments.overrides, f"run.dir={run_dir}"])
     if arguments.users:

@@ -32,5 +32,7 @@ def load_trained(session: Session) -> Progress:
     progress = session.checkpoints(resuming=False).load(session.model, session.config.recommend.checkpoint.name)
     if progress is None:
         which = session.config.recommend.checkpoint.name
-        raise CheckpointError(f"{session.run_dir}/checkpoints: no {which} checkpoint; train first with launch/train.py")
+        raise CheckpointError(
+            f"{session.run_dir}/checkpoints: no {which} checkpoint; train first, or choose recommend.checkpoint=latest"
+        )
     return progress

@@ -52,10 +52,16 @@ class Session:
             "dataset": self.store.partition.manifest["dataset_hash"],
             "modalities": {name: raw.shape[1] for name, raw in self.model.raw.items()},
             "model.embedding_dim": config.model.embedding_dim,
+            "model.layers": config.model.layers,
+            "model.objective": config.model.objective.name,
             "model.features": config.model.features.name,
             "propagation.engine": config.propagation.engine.name,
         }
         if resuming:
+            for name in ("dropout", "reg_weight", "cl_weight"):
+                identity[f"model.{name}"] = getattr(config.model, name)
+            identity["model.losses"] = [term.name for term in config.model.losses]
+            identity["train.learning_rate"] = config.train.learning_rate
             identity["train.seed"] = config.train.seed
             identity["global batch (train.batch_size x ranks)"] = config.train.batch_size * team.ranks.world_size
         return Checkpoints(self.run_dir / "checkpoints", self.store, self.shares, identity=identity)
@@ -68,12 +74,14 @@ def open_session(config: JobConfig, *, alone: bool = False) -> Iterator[Session]
     Rank 0 prepares and partitions where that has not been done, while the others wait.
     """
     began = time.monotonic()
-    check_device(config.train.device)
     if alone or config.debug:
-        with _open_alone(config, began) as session:
-            yield session
+        if launched_by_torchrun() and ranks_from_environment().world_size > 1:
+            reason = "this job" if alone else "debug=true"
+            raise ConfigError(f"{reason} runs in one process; start it with python, or with --nproc_per_node=1")
+        yield _open_alone(config, began)
         return
     ranks = ranks_from_environment()
+    head_device(config.train.device, ranks)
     if config.partition.parts != ranks.num_machines:
         raise ConfigError(f"partition.parts={config.partition.parts}: expected {ranks.num_machines}, one part per machine")
     store = open_store(ranks)
@@ -92,10 +100,7 @@ def open_session(config: JobConfig, *, alone: bool = False) -> Iterator[Session]
         yield _session(config, graph_store, dataset, began)
 
 
-@contextlib.contextmanager
-def _open_alone(config: JobConfig, began: float) -> Iterator[Session]:
-    if launched_by_torchrun() and ranks_from_environment().world_size > 1:
-        raise ConfigError("debug=true runs in one process; start it with python, or with --nproc_per_node=1")
+def _open_alone(config: JobConfig, began: float) -> Session:
     if config.partition.parts != 1:  # one process reads one part: the graph is small beside training it
         config = replace(config, partition=replace(config.partition, parts=1, dir=""))
     dataset = prepare(config)
@@ -110,7 +115,7 @@ def _open_alone(config: JobConfig, began: float) -> Iterator[Session]:
         graph_name=partition.graph_name,
         tag=f"bm3_{secrets.token_hex(6)}",
     )
-    yield _session(config, store, dataset, began)
+    return _session(config, store, dataset, began)
 
 
 def _session(config: JobConfig, store: GraphStore, dataset: Dataset | None, began: float) -> Session:
@@ -125,7 +130,7 @@ def build_model(config: JobConfig, store: GraphStore, shares: Shares) -> Model:
     names = config.data.modalities if config.data.modalities is not None else list(store.partition.manifest["features"])
     raw = {name: store.feature_rows(name) for name in names}
     head = BM3Head(config.model, {name: rows.shape[1] for name, rows in raw.items()}, seed=config.train.seed)
-    head.to(config.train.device)
+    head.to(head_device(config.train.device, store.team.ranks))
     optimizer = torch.optim.Adam(head.parameters(), lr=config.train.learning_rate)
     wrapped: torch.nn.Module = head
     if not store.team.alone:
@@ -149,9 +154,18 @@ def _engine(config: JobConfig, store: GraphStore, shares: Shares) -> base.Engine
     return sampled.SampledEngine(store, shares, config.model, config.propagation, seed=seed, threads=threads)
 
 
-def check_device(device: str) -> None:
-    """Raise ConfigError where the head's device is not there."""
-    if device.startswith("cuda"):
-        count = torch.cuda.device_count()
-        if count == 0 or (":" in device and int(device.split(":")[1]) >= count):
-            raise ConfigError(f"train.device={device}: this machine has {count} such devices; set train.device=cpu")
+def head_device(device: str, ranks: Ranks) -> torch.device:
+    """The head's device on this rank: with `cuda`, each of a machine's ranks has its own.
+
+    Raises ConfigError where that is not there.
+    """
+    if device == "cpu":
+        return torch.device(device)
+    index = int(device.split(":")[1]) if ":" in device else ranks.local_rank
+    count = torch.cuda.device_count()
+    if index >= count or (":" in device and ranks.local_world_size > 1):
+        raise ConfigError(
+            f"train.device={device}: this machine has {count} such devices for {ranks.local_world_size} ranks, one each;"
+            " set train.device=cpu or start fewer ranks with train.device=cuda"
+        )
+    return torch.device("cuda", index)

@@ -7,11 +7,11 @@ import time
 from pathlib import Path
 
 from bm3_dgl.config import JobConfig, save_config
-from bm3_dgl.errors import ConfigError
 from bm3_dgl.evaluate.evaluator import Evaluator, Ranker
+from bm3_dgl.jobs.run_dir import claim
 from bm3_dgl.jobs.session import Session, open_session
 from bm3_dgl.log import logger
-from bm3_dgl.runtime.ranks import restart_count
+from bm3_dgl.runtime.ranks import is_leader
 from bm3_dgl.train.checkpoint import Checkpoints, Progress
 from bm3_dgl.train.early_stop import EarlyStop
 from bm3_dgl.train.journal import Journal
@@ -25,9 +25,11 @@ _EARLY_PEAK_EPOCHS = 30  # a run that stops before may have stopped at popularit
 
 def main(config: JobConfig) -> None:
     """Train to the end and leave run.dir complete. Under torchrun every rank calls it."""
+    # Before any slow work, and for as long as the process lives.
+    lock, resume = claim(Path(config.run.dir), resume=config.train.resume) if is_leader() else (None, False)
     with open_session(config) as session:
         checkpoints = session.checkpoints(resuming=True)
-        start = _start(session, checkpoints)
+        start = _start(session, checkpoints, resume)
         evaluator = make_evaluator(session)
         journal = _open_journal(session, start.step if start else 0)
         loop = Loop(
@@ -47,6 +49,8 @@ def main(config: JobConfig) -> None:
         if journal is not None:
             journal.close()
         _finish(session, checkpoints, evaluator, outcome, startup)
+    if lock is not None:
+        lock.close()
 
 
 def make_evaluator(session: Session) -> Evaluator:
@@ -69,17 +73,11 @@ def monitor_cutoff(config: JobConfig) -> int:
     return config.evaluate.monitor or (20 if 20 in cutoffs else max(cutoffs))
 
 
-def _start(session: Session, checkpoints: Checkpoints) -> Progress | None:
-    """Where to go on from. A run is never overwritten: its directory must be new, or be resumed."""
+def _start(session: Session, checkpoints: Checkpoints, resume: bool) -> Progress | None:
+    """Where to go on from: the newest whole checkpoint of a run that is resumed. resume: as rank 0 knows."""
     config, team = session.config, session.team
-    resume = config.train.resume or restart_count() > 0
-    if not resume:
-        taken = team.share(checkpoints.exist() if team.ranks.leads else None)
-        if taken:
-            raise ConfigError(f"run.dir={config.run.dir}: holds a run; continue it with train.resume=true or choose another")
-    start = checkpoints.load(session.model, "latest") if resume else None
+    start = checkpoints.load(session.model, "latest") if team.share(resume) else None
     if team.ranks.leads:
-        session.run_dir.mkdir(parents=True, exist_ok=True)
         save_config(config, session.run_dir / "config.yaml")
         if start is not None:
             logger.info("resuming %s at step %d", session.run_dir, start.step)
@@ -102,12 +100,18 @@ def _open_journal(session: Session, step: int) -> Journal | None:
 
 def _finish(session: Session, checkpoints: Checkpoints, evaluator: Evaluator, outcome: Outcome, startup: float) -> None:
     """Go back to the best epoch, judge it on both splits, and write summary.json."""
-    checkpoints.load(session.model, "best")
+    best = checkpoints.load(session.model, "best")
+    assert best is not None, "the last epoch is always evaluated, so there is a best one"
     valid = evaluate_split(session, evaluator, Split.valid)
     popular_valid = evaluator.popularity(Split.valid)
     test = evaluate_split(session, evaluator, Split.test)
     popular_test = evaluator.popularity(Split.test)
     if not session.team.ranks.leads:
+        return
+    path = session.run_dir / "summary.json"
+    if not outcome.epoch_seconds and path.is_file():
+        logger.info("nothing left to train; raise train.epochs to go on")
+        print(report(json.loads(path.read_text(encoding="utf-8")), session.run_dir))
         return
     summary = {
         "best_epoch": outcome.best_epoch,
@@ -129,7 +133,7 @@ def _finish(session: Session, checkpoints: Checkpoints, evaluator: Evaluator, ou
             f"stopped after {outcome.epochs_run} epochs, where recall can stand at popularity's peak;"
             " train.burn_in=50 looks past it"
         )
-    write_json(session.run_dir / "summary.json", summary)
+    write_json(path, summary)
     print(report(summary, session.run_dir))
 
 
@@ -149,6 +153,7 @@ def report(summary: dict, run_dir: Path) -> str:
 
 def metrics_table(metrics: dict[str, dict[str, float]], popularity: dict[str, dict[str, float]]) -> str:
     """Metrics per split, BM3 above the popularity ranking."""
+    metrics = {split: values for split, values in metrics.items() if values}  # a split may have no users
     names = list(next(iter(metrics.values())))
     width = max(len(name) for name in names) + 2
     lines = [" " * 24 + "".join(f"{name:>{width}}" for name in names)]

@@ -37,7 +37,7 @@ class BatchRows:
     """What the head reads for its B pairs; float32.
 
     features: modality -> e_m, (B, V). residual: modality -> the items' free rows (B, D), absent where not in use.
-    dropout: "user", "item" or a modality -> multiplier of equation (5), (B, D).
+    dropout, modality_dropout: node type or modality -> multiplier of equation (5), (B, D).
     """
 
     h_user_BD: torch.Tensor
@@ -45,6 +45,7 @@ class BatchRows:
     features: dict[str, torch.Tensor] = field(default_factory=dict)
     residual: dict[str, torch.Tensor] = field(default_factory=dict)
     dropout: dict[str, torch.Tensor] = field(default_factory=dict)
+    modality_dropout: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,11 @@ class BM3Head(nn.Module):
         """widths: modality -> raw width V; may be empty."""
         super().__init__()
         self.config = config
-        self.projectors = nn.ModuleDict({name: nn.Linear(width, config.embedding_dim) for name, width in widths.items()})
+        # Prefixed: a modality may have the name of a method of ModuleDict.
+        self.projectors = nn.ModuleDict(
+            {f"of_{name}": nn.Linear(width, config.embedding_dim) for name, width in widths.items()}
+        )
+        self.modalities = list(widths)
         self.predictor = nn.Linear(config.embedding_dim, config.embedding_dim)
         self._initialise(seed)
 
@@ -88,9 +93,9 @@ class BM3Head(nn.Module):
             rec = cosine_term(online_user_BD, target_item_BD, objective) + cosine_term(
                 online_item_BD, target_user_BD, objective
             )
-        for name in self.projectors:
+        for name in self.modalities:
             h_modality_BD = self.modality_latent(name, rows.features[name], rows.residual.get(name))  # (1)
-            target_modality_BD = target_view(h_modality_BD, rows.dropout[name])
+            target_modality_BD = target_view(h_modality_BD, rows.modality_dropout[name])
             online_modality_BD = self.predictor(h_modality_BD)
             zero = zero + online_modality_BD.sum() * 0.0
             if LossTerm.alignment in use:  # (10)
@@ -102,7 +107,7 @@ class BM3Head(nn.Module):
 
     def modality_latent(self, name: str, feature_BV: torch.Tensor, residual_BD: torch.Tensor | None) -> torch.Tensor:
         """Equation (1): h_m = e_m W_m + b_m, plus the item's free row where there is one. (B, D)."""
-        h_BD = self.projectors[name](feature_BV)
+        h_BD = self.projectors[f"of_{name}"](feature_BV)
         return h_BD if residual_BD is None else h_BD + residual_BD
 
     def _weigh(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from dataclasses import dataclass
 
 from bm3_dgl.errors import JobError
@@ -52,6 +53,16 @@ def ranks_from_environment() -> Ranks:
 def threads_per_rank(ranks: Ranks) -> int:
     """Cores of this machine that one rank may use, at least one."""
     return max(1, len(os.sched_getaffinity(0)) // ranks.local_world_size)
+
+
+def is_leader() -> bool:
+    """Whether this process is rank 0, or the only one."""
+    return not launched_by_torchrun() or os.environ["RANK"] == "0"
+
+
+def launcher_id() -> str:
+    """Names the program that started this process: the same for every restart by one torchrun."""
+    return f"{socket.gethostname()} {os.getppid()}"
 
 
 def restart_count() -> int:

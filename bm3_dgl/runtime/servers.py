@@ -17,6 +17,7 @@ import json
 import logging
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -35,7 +36,7 @@ from bm3_dgl.runtime.lifeline import Watchdog
 from bm3_dgl.runtime.ranks import Ranks, restart_count
 
 _STORE_SECONDS = 24 * 3600  # how long ranks wait for rank 0 to prepare and partition; a death ends the wait at once
-_CONNECT_TRIES = 20  # x 3 s between a trainer's attempts to reach a server
+_CONNECT_TRIES = 400  # x 3 s between a trainer's attempts to reach a server; a death on this machine ends it at once
 _SERVER_EXIT_SECONDS = 20.0
 _SERVER_PROGRAM = """
 import os
@@ -72,6 +73,7 @@ class GraphCluster:
         self.graph_name = f"{self.tag}_graph"
         self._store = store
         self._servers: list[subprocess.Popen] = []
+        log_dir.mkdir(parents=True, exist_ok=True)
         self._scratch = Path(tempfile.mkdtemp(prefix=f"{self.tag}_")) if ranks.leads_machine else None
         self._janitor: subprocess.Popen | None = None
         self._log_dir = log_dir
@@ -84,6 +86,8 @@ class GraphCluster:
         logging.getLogger("dgl-distributed-socket").setLevel(logging.ERROR)  # interfaces without address are no news
         with _quiet("DGL client"):
             dgl.distributed.initialize(os.environ["DGL_IP_CONFIG"])
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # DGL's own handler prints and exits on its own
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         dist.init_process_group(self._backend, store=self._store, rank=self.ranks.rank, world_size=self.ranks.world_size)
         return self
 
@@ -160,10 +164,13 @@ class GraphCluster:
         torchrun_names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
         environment = {name: value for name, value in os.environ.items() if name not in torchrun_names}
         environment |= {"DGL_ROLE": "server", "DGL_SERVER_ID": str(self.ranks.machine), "OMP_NUM_THREADS": "1"}
-        self._log_dir.mkdir(parents=True, exist_ok=True)
-        with open(self._log_dir / f"graph-server-{self.ranks.machine}.log", "wb") as log:
-            command = [sys.executable, "-u", "-c", _SERVER_PROGRAM]
-            self._servers.append(subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
+        with open(self._log_dir / f"graph-server-{self.ranks.machine}.log", "ab") as log:
+            # -P: no module of the working directory; a session of its own: Ctrl-C is for the trainers, who end it.
+            command = [sys.executable, "-u", "-P", "-c", _SERVER_PROGRAM]
+            server = subprocess.Popen(
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+            self._servers.append(server)
         self._janitor = subprocess.Popen(
             [sys.executable, "-I", "-S", janitor.__file__, self.tag, str(self._scratch), *(str(s.pid) for s in self._servers)],
             stdin=subprocess.PIPE,
@@ -174,11 +181,13 @@ class GraphCluster:
 
 
 def initialize_standalone() -> None:
-    """DGL's standalone mode: one process, no server. Used by debug mode."""
+    """DGL's standalone mode: one process, no server. A second call ends the store of the first, whose graph may differ."""
     import dgl
+    from dgl.distributed.kvstore import close_kvstore
 
     os.environ.update(DGL_DIST_MODE="standalone", DGL_ROLE="client")
     with _quiet("DGL"):
+        close_kvstore()
         dgl.distributed.initialize("")
 
 

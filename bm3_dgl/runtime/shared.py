@@ -29,7 +29,8 @@ def map_shared(name: str, size: int, ranks: Ranks, barrier: Callable[[], None]) 
     path = _SHARED_MEMORY / name
     if ranks.leads_machine:
         try:
-            with open(path, "wb") as file:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
                 os.posix_fallocate(file.fileno(), 0, size)
         except OSError as error:
             path.unlink(missing_ok=True)

@@ -55,13 +55,6 @@ class Checkpoints:
         """identity: saved with each checkpoint; what is named must be equal for one to fit."""
         self._directory, self._store, self._shares = directory, store, shares
         self._identity = dict(identity)
-        if store.team.ranks.leads:
-            for torn in directory.glob(".step-*.tmp"):  # of a run that was killed while saving
-                shutil.rmtree(torn, ignore_errors=True)
-
-    def exist(self) -> bool:
-        """Whether the run has any checkpoint, whole or not. For rank 0."""
-        return any(self._directory.glob("step-*"))
 
     def save(self, model: Model, progress: Progress, *, best: bool, keep: int) -> None:
         """Write the state after `progress.step` steps, move the pointers, drop all but the newest `keep` and the best."""
@@ -69,21 +62,24 @@ class Checkpoints:
         name = f"step-{progress.step:08d}"
         part = self._directory / f".{name}.tmp"
         if team.ranks.leads:
-            shutil.rmtree(part, ignore_errors=True)
+            for torn in self._directory.glob(".step-*.tmp"):  # of a process that was killed while saving
+                shutil.rmtree(torn, ignore_errors=True)
             part.mkdir(parents=True)
         team.barrier()
         entries = self._write_shard(part, model)
         entries = {name: entry for shard in team.gather_values(entries) for name, entry in shard.items()}
         if team.ranks.leads:
-            manifest = {"format": FORMAT_VERSION, "step": progress.step, "state": progress.state, "identity": self._identity}
-            _write_text(part / _MANIFEST, json.dumps(manifest | {"files": entries}, indent=1))
+            best_name = name if best else self._best()
+            manifest = {"format": FORMAT_VERSION, "step": progress.step, "state": progress.state, "best": best_name}
+            manifest |= {"identity": self._identity, "files": entries}
+            _write_text(part / _MANIFEST, json.dumps(manifest, indent=1))
             final = self._directory / name
             shutil.rmtree(final, ignore_errors=True)
             part.rename(final)
             _write_text(self._directory / "latest", name)
             if best:
                 _write_text(self._directory / "best", name)
-            self._retire(keep)
+            self._retire(name, keep)
         team.barrier()
 
     def load(self, model: Model, which: str) -> Progress | None:
@@ -126,10 +122,8 @@ class Checkpoints:
         """The manifest (with `name`) of the checkpoint asked for; {"error": ...} where there is none to be had."""
         names = sorted((path.name for path in self._directory.glob("step-*")), reverse=True)
         if which == "best":
-            pointer = self._directory / "best"
-            if not pointer.is_file():
-                return None
-            names = [pointer.read_text(encoding="utf-8").strip()]
+            best = self._best()
+            names = [best] if best else []
         if not names:
             return None
         reasons = []
@@ -139,11 +133,13 @@ class Checkpoints:
                 logger.warning("checkpoint %s is passed over: %s", self._directory / name, reason)
                 reasons.append(f"{name}: {reason}")
                 continue
+            if which == "latest" and manifest["best"] not in (None, self._best()):
+                _write_text(self._directory / "best", manifest["best"])  # killed between the two
             wrong = [key for key, value in self._identity.items() if manifest["identity"].get(key) != value]
             if wrong:
                 key = wrong[0]
-                got = f"{key} is {manifest['identity'].get(key)}, this job's is {self._identity[key]}"
-                return {"error": f"{self._directory / name}: of another model or dataset ({got}); choose another run.dir"}
+                got = f"{key} was {manifest['identity'].get(key)} and is {self._identity[key]} now"
+                return {"error": f"{self._directory / name}: does not fit: {got}; set it back or choose another run.dir"}
             return manifest | {"name": name}
         return {"error": f"{self._directory}: no checkpoint is whole ({'; '.join(reasons)}); start anew in another run.dir"}
 
@@ -162,13 +158,17 @@ class Checkpoints:
                     if mine.any():
                         table.local[rows[table.ntype][mine]] = shard.get_tensor(table.name)[mine]
 
-    def _retire(self, keep: int) -> None:
+    def _retire(self, newest: str, keep: int) -> None:
+        """Drop all but the newest `keep` and the best; later ones than the one just written are of a past that is undone."""
         names = sorted((path.name for path in self._directory.glob("step-*")), reverse=True)
-        pointer = self._directory / "best"
-        best = pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else None
-        for name in names[keep:]:
-            if name != best:
+        kept = [name for name in names if name <= newest][:keep]
+        for name in names:
+            if name not in kept and name != self._best():
                 shutil.rmtree(self._directory / name, ignore_errors=True)
+
+    def _best(self) -> str | None:
+        pointer = self._directory / "best"
+        return pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else None
 
 
 def _verify(directory: Path) -> tuple[dict | None, str]:

@@ -50,7 +50,7 @@ class Stepper:
 
     def __init__(self, config: JobConfig, store: GraphStore, model: Model) -> None:
         self._config, self._store, self._model = config, store, model
-        self._device = torch.device(config.train.device)
+        self._device = next(model.head.parameters()).device
         self._world = store.team.ranks.world_size
 
     def step(self, ids: torch.Tensor, step: GlobalStep) -> Losses:
@@ -88,7 +88,7 @@ class Stepper:
         rows.dropout = {USER: self._dropout(USER, edges.user_index, step), ITEM: self._dropout(ITEM, item_index, step)}
         trainable = self._config.model.features is Features.trainable
         for name, raw in self._model.raw.items():
-            rows.dropout[name] = self._dropout(name, item_index, step)
+            rows.modality_dropout[name] = self._dropout(f"modality {name}", item_index, step)
             leaf = None
             if name in self._model.item_rows:
                 leaf = self._model.item_rows[name].lookup(edges.item_row)

@@ -64,9 +64,10 @@ class FileStore:
         return Table(name, ntype, whole[start : start + self.local.num_own[ntype]], start, whole)
 
     def machine_buffer(self, name: str, shape: tuple[int, int]) -> torch.Tensor:
-        if self.team.alone or shape[0] == 0:
+        if self.team.alone:
             return torch.zeros(shape)
-        return torch.frombuffer(self.team.map_shared(name, shape[0] * shape[1] * 4), dtype=torch.float32).view(shape)
+        memory = self.team.map_shared(name, max(1, shape[0] * shape[1]) * 4)
+        return torch.frombuffer(memory, dtype=torch.float32)[: shape[0] * shape[1]].view(shape)
 
     def feature_rows(self, modality: str) -> torch.Tensor:
         return torch.from_numpy(np.load(self.partition.feature_path(self.part, modality), mmap_mode="c"))

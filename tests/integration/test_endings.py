@@ -56,6 +56,7 @@ def children(pid: int) -> list[int]:
         ("torchrun", signal.SIGKILL),
         ("torchrun", signal.SIGTERM),
         ("torchrun", signal.SIGINT),
+        ("everyone in the foreground", signal.SIGINT),  # what Ctrl-C in a terminal does
     ],
 )
 def test_everything_ends(home: Path, who: str, number: signal.Signals) -> None:
@@ -64,7 +65,10 @@ def test_everything_ends(home: Path, who: str, number: signal.Signals) -> None:
     assert len(processes_of(job)) >= 5, "the job has a torchrun, two trainers, a server and a janitor"
     tag = tag_of(job)
     assert shared_memory(tag), "and tables in shared memory"
-    os.kill(pids(job)[who], number)
+    if who == "everyone in the foreground":
+        os.killpg(job.process.pid, number)
+    else:
+        os.kill(pids(job)[who], number)
     assert job.wait(GONE_SECONDS) != 0
     deadline = time.monotonic() + GONE_SECONDS
     while (left := processes_of(job)) or shared_memory(tag):

@@ -108,7 +108,36 @@ def test_a_run_is_not_overwritten(home: Path) -> None:
     assert job.wait() == 2
     last = job.text().strip().splitlines()[-1]
     assert last.startswith("error: run.dir=") and "train.resume=true" in last
-    run("train", *arguments, "train.resume=true", output=home / "taken-resumed.log")  # nothing left to train
+    before = summary(home / "taken")
+    text = run("train", *arguments, "train.resume=true", output=home / "taken-resumed.log")
+    assert "nothing left to train" in text and summary(home / "taken") == before
+    job = start("train", *arguments, "train.resume=true", "model.layers=2", output=home / "taken-other.log")
+    assert job.wait() == 4
+    assert "model.layers was 1 and is 2 now; set it back" in job.text().strip().splitlines()[-1]
+
+
+def test_two_jobs_in_one_run_directory(home: Path) -> None:
+    arguments = [*SMALL_SHOP, f"data.dir={home / 'data'}", f"run.dir={home / 'shared'}", "debug=true"]
+    first = start("train", *arguments, "train.epochs=1000", "train.patience=1000", output=home / "first.log")
+    first.wait_for((home / "shared" / "checkpoints" / "latest").exists)
+    second = start("train", *arguments, "train.resume=true", output=home / "second.log")
+    assert second.wait() == 2
+    assert "another job is training here" in second.text().strip().splitlines()[-1]
+    first.process.kill()
+    first.wait()
+
+
+@pytest.mark.parametrize("broken", ["a file", "not writable"])
+def test_run_directory_that_cannot_be_used(home: Path, broken: str) -> None:
+    place = home / broken.replace(" ", "-")
+    place.write_text("in the way")
+    run_dir = place if broken == "a file" else place / "run"
+    job = start(
+        "train", *SMALL_SHOP, f"data.dir={home / 'data'}", f"run.dir={run_dir}", "debug=true", output=home / "broken.log"
+    )
+    assert job.wait() == 5
+    last = job.text().strip().splitlines()
+    assert len(last) == 1 and last[0].startswith(f"error: {place}")
 
 
 def mid_epoch_checkpoint(run_dir: Path) -> bool:

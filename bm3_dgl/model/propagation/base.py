@@ -53,7 +53,7 @@ class Engine(Protocol):
         ...
 
     def latents(self) -> dict[str, Table]:
-        """H of all rows under the current E, in the store; valid until the next look-up."""
+        """H of all rows under the current E, in the store; valid until the next look-up or update."""
         ...
 
 

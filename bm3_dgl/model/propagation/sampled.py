@@ -7,7 +7,7 @@ With fanout -1 it computes what the exact engine computes.
 
 The reference objective's norms run over all rows. Here they are estimated from the batch: a user of degree d stands in
 a share d / num_train of the pairs, so |H_U|^2 is estimated by num_train / num_pairs sum |h_u|^2 / d_u, unbiased, and
-exact when the batch is the whole of the train data.
+exact when the batch is the whole of the train data and every node has train interactions.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from bm3_dgl.config.schema import ModelConfig, Objective, PropagationConfig
+from bm3_dgl.graph.local import OTHER
 from bm3_dgl.graph.store import GraphStore, Table
 from bm3_dgl.model.propagation.adam import TableAdam
 from bm3_dgl.model.propagation.base import SeedPairs, initial_embeddings
@@ -27,7 +28,6 @@ from bm3_dgl.runtime.random import derive
 from bm3_dgl.types import ITEM, NODE_TYPES, RATED_BY, RATES, USER
 
 _INTO = {USER: RATED_BY, ITEM: RATES}  # the edge type whose targets are of a node type
-_FROM = {USER: ITEM, ITEM: USER}
 
 
 class SampledEngine:
@@ -117,7 +117,7 @@ class SampledEngine:
         """Targets of one block: E + D^-1/2 (d / k) sum over drawn neighbours of D^-1/2 y."""
         import dgl
 
-        other, edges = _FROM[ntype], block[_INTO[ntype]]
+        other, edges = OTHER[ntype], block[_INTO[ntype]]
         num_targets = block.num_dst_nodes(ntype)
         if num_targets == 0 or edges.num_edges() == 0:
             return x[ntype][:num_targets]
@@ -132,7 +132,8 @@ class SampledEngine:
         """Blocks from the outermost layer to the seeds'. fanouts: nearest the seeds first."""
         import dgl
 
-        # A step's draws depend on the seed, the step and the rank alone, so a resumed run draws the same.
+        # Draws among this machine's nodes depend on the seed, the step and the rank alone, so a resumed run draws the
+        # same; neighbours of another machine's nodes are drawn by its server, with a generator of its own.
         dgl.seed(derive(self._seed, "sampling", self._step, self._team.ranks.rank) % 2**31)
         blocks: list[Any] = []
         for fanout in self._fanouts:

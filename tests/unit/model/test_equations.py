@@ -21,7 +21,7 @@ from bm3_dgl.train.step import Stepper
 from bm3_dgl.types import ITEM, USER
 from tests.transcription import Parameters, loss, propagate
 
-NUM_USERS, NUM_ITEMS, WIDTHS = 23, 17, {"visual": 9, "text": 5, "audio": 3}
+NUM_USERS, NUM_ITEMS, WIDTHS = 23, 17, {"visual": 9, "text": 5, "items": 3}
 TOLERANCE = 1e-5
 
 
@@ -85,7 +85,7 @@ def parameters_of(session: Session) -> Parameters:
         rows(model.engine.embeddings[USER].table, USER),
         rows(model.engine.embeddings[ITEM].table, ITEM),
         (leaf(model.head.predictor.weight), leaf(model.head.predictor.bias)),
-        {name: (leaf(layer.weight), leaf(layer.bias)) for name, layer in model.head.projectors.items()},
+        {name[3:]: (leaf(layer.weight), leaf(layer.bias)) for name, layer in model.head.projectors.items()},
         {name: tables[name] if trainable else leaf(raw) for name, raw in model.raw.items()},
         {} if trainable else tables,
     )
@@ -110,9 +110,9 @@ def gradients_of(session: Session) -> dict[str, torch.Tensor]:
 
 def multipliers(session: Session, step: int) -> dict[str, torch.Tensor]:
     config = session.config
-    sizes = {USER: NUM_USERS, ITEM: NUM_ITEMS} | dict.fromkeys(session.model.raw, NUM_ITEMS)
+    sizes = {USER: NUM_USERS, ITEM: NUM_ITEMS} | {f"modality {name}": NUM_ITEMS for name in session.model.raw}
     return {
-        kind: dropout_multiplier(
+        kind.removeprefix("modality "): dropout_multiplier(
             derive(config.train.seed, "dropout", step, kind), torch.arange(n), config.model.embedding_dim, config.model.dropout
         ).double()
         for kind, n in sizes.items()
@@ -189,7 +189,7 @@ def test_losses_switched_off(home: Path, engine: str, terms: str) -> None:
 
 def test_one_modality_switched_off(home: Path) -> None:
     with session_of(home, 3, "data.modalities=[text]") as session:
-        assert list(session.model.head.projectors) == ["text"]
+        assert list(session.model.head.projectors) == ["of_text"]
         compare(session, torch.arange(30), reference=True)
 
 

@@ -103,7 +103,7 @@ def test_none_whole_is_an_error(session: Session, tmp_path: Path) -> None:
 
 def test_another_model_is_refused(session: Session, tmp_path: Path) -> None:
     three_checkpoints(session, tmp_path)
-    with pytest.raises(CheckpointError, match="dim is 8, this job's is 16"):
+    with pytest.raises(CheckpointError, match="dim was 8 and is 16 now"):
         checkpoints(session, tmp_path, dim=16).load(session.model, "latest")
 
 
@@ -116,5 +116,25 @@ def test_a_killed_save_leaves_no_trace(session: Session, tmp_path: Path) -> None
     torn = tmp_path / ".step-00000009.tmp"
     torn.mkdir()
     (torn / "rows-00000.safetensors").write_bytes(b"half")
-    assert checkpoints(session, tmp_path).load(session.model, "latest") is None
+    written = checkpoints(session, tmp_path)
+    assert written.load(session.model, "latest") is None
+    written.save(session.model, Progress(1, STATE), best=True, keep=1)
     assert not torn.exists()
+
+
+def test_going_on_from_an_older_one_drops_the_abandoned(session: Session, tmp_path: Path) -> None:
+    written, _ = three_checkpoints(session, tmp_path)
+    (tmp_path / "step-00000003" / "dense.safetensors").write_bytes(b"")
+    found = written.load(session.model, "latest")
+    assert found is not None and found.step == 2
+    advance(session, 2)
+    written.save(session.model, Progress(2, STATE), best=False, keep=1)
+    assert sorted(path.name for path in tmp_path.glob("step-*")) == ["step-00000001", "step-00000002"]
+
+
+def test_killed_before_the_best_pointer(session: Session, tmp_path: Path) -> None:
+    written, _ = three_checkpoints(session, tmp_path)
+    written.save(session.model, Progress(4, STATE), best=True, keep=2)
+    (tmp_path / "best").write_text("step-00000001")
+    written.load(session.model, "latest")
+    assert (tmp_path / "best").read_text() == "step-00000004"

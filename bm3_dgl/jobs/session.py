@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -16,13 +17,13 @@ from torch.nn.parallel import DistributedDataParallel
 from bm3_dgl.config.schema import Engine, Features, JobConfig
 from bm3_dgl.data.dataset import Dataset
 from bm3_dgl.data.prepare import prepare
-from bm3_dgl.errors import ConfigError
-from bm3_dgl.graph.partition import ensure_partition, open_partition
+from bm3_dgl.errors import ConfigError, JobError
+from bm3_dgl.graph.partition import Partition, ensure_partition, open_partition
 from bm3_dgl.graph.store import GraphStore
 from bm3_dgl.model.bm3 import BM3Head
 from bm3_dgl.model.propagation import base, exact, sampled
 from bm3_dgl.model.propagation.shares import Shares
-from bm3_dgl.runtime.collectives import Team
+from bm3_dgl.runtime.collectives import MAIL_BYTES, Team
 from bm3_dgl.runtime.ranks import Ranks, launched_by_torchrun, ranks_from_environment, threads_per_rank
 from bm3_dgl.runtime.servers import GraphCluster, await_value, initialize_standalone, open_store, publish
 from bm3_dgl.train.checkpoint import Checkpoints
@@ -91,6 +92,8 @@ def open_session(config: JobConfig, *, alone: bool = False) -> Iterator[Session]
         publish(store, "partition", str(ensure_partition(config, dataset).directory))
     partition = open_partition(Path(str(await_value(store, "partition"))))
     torch.set_num_threads(threads_per_rank(ranks))
+    if ranks.leads_machine:
+        check_shared_memory(config, partition, ranks)
     log_dir = Path(config.run.dir) / "logs"
     with GraphCluster(ranks, store, part_config=partition.part_config, log_dir=log_dir, device=config.train.device) as cluster:
         team = Team(ranks, tag=cluster.tag)
@@ -152,6 +155,23 @@ def _engine(config: JobConfig, store: GraphStore, shares: Shares) -> base.Engine
     if config.propagation.engine is Engine.exact:
         return exact.ExactEngine(store, shares, config.model, seed=seed, threads=threads)
     return sampled.SampledEngine(store, shares, config.model, config.propagation, seed=seed, threads=threads)
+
+
+def check_shared_memory(config: JobConfig, partition: Partition, ranks: Ranks) -> None:
+    """Raise JobError where this machine's tables will not fit /dev/shm; DGL would die of a bus error."""
+    part = partition.report["parts"][ranks.machine]
+    width, layers = config.model.embedding_dim, config.model.layers
+    # E with two moments, H, the gradient and, for more than one layer, scratch; residual rows and features with moments.
+    tables = (5 + (layers > 1)) * width * (part["users"] + part["items"])
+    names = config.data.modalities if config.data.modalities is not None else list(partition.manifest["features"])
+    if config.model.features is not Features.fixed:
+        residual = config.model.features is Features.residual
+        widths = [width if residual else partition.manifest["features"].get(name, 0) for name in names]
+        tables += 3 * sum(widths) * part["items"]
+    mail = 0 if ranks.num_machines > 1 or ranks.world_size == 1 else 2 * MAIL_BYTES * ranks.world_size
+    needed, free = 4 * tables + mail, shutil.disk_usage("/dev/shm").free
+    if needed > free:
+        raise JobError(f"/dev/shm: {needed / 2**20:.0f} MiB are needed and {free / 2**20:.0f} MiB are free; enlarge it")
 
 
 def head_device(device: str, ranks: Ranks) -> torch.device:

@@ -17,7 +17,7 @@ from bm3_dgl.runtime.ranks import Ranks
 from bm3_dgl.runtime.shared import SharedBarrier, map_shared
 
 _SUM_VALUES = 8  # most numbers that `sum_few` takes
-_MAIL_BYTES = 6 << 20  # per rank, twice; larger mail goes through torch.distributed
+MAIL_BYTES = 6 << 20  # per rank, twice; larger mail goes through torch.distributed
 
 
 class Team:
@@ -35,7 +35,7 @@ class Team:
             meeting = SharedBarrier(f"{tag}_barrier", ranks, self.barrier)
             slots = self.map_shared("sums", 2 * ranks.world_size * _SUM_VALUES * 8)
             self._slots = torch.frombuffer(slots, dtype=torch.float64).view(2, ranks.world_size, _SUM_VALUES)
-            mail = self.map_shared("mail", 2 * ranks.world_size * _MAIL_BYTES)
+            mail = self.map_shared("mail", 2 * ranks.world_size * MAIL_BYTES)
             self._mail = torch.frombuffer(mail, dtype=torch.float32).view(2, ranks.world_size, -1)
             self._meeting = meeting
 

@@ -43,20 +43,22 @@ def gather_rows(indptr, columns, scale, other_scale, own, halo, base, base_weigh
     return squares
 
 
+@njit(inline="always")
+def _descend(param, moment, variance, row, d, g, step_size, beta1, beta2, root_correction, eps):
+    """Adam on one number, float32: step_size = lr / (1 - beta1^t), root_correction = sqrt(1 - beta2^t)."""
+    m = beta1 * moment[row, d] + (np.float32(1.0) - beta1) * g
+    v = beta2 * variance[row, d] + (np.float32(1.0) - beta2) * g * g
+    moment[row, d] = m
+    variance[row, d] = v
+    param[row, d] -= step_size * m / (np.sqrt(v) / root_correction + eps)
+
+
 @njit(cache=True, nogil=True, fastmath={"contract"})
 def adam_rows(param, moment, variance, grad, step_size, beta1, beta2, root_correction, eps):
-    """Dense Adam over rows, all float32 (n, D): every row moves, also where its gradient is zero.
-
-    step_size = lr / (1 - beta1^t), root_correction = sqrt(1 - beta2^t), as in torch.optim.Adam.
-    """
+    """Dense Adam over rows, all float32 (n, D): every row moves, also where its gradient is zero."""
     for row in range(param.shape[0]):
         for d in range(param.shape[1]):
-            g = grad[row, d]
-            m = beta1 * moment[row, d] + (np.float32(1.0) - beta1) * g
-            v = beta2 * variance[row, d] + (np.float32(1.0) - beta2) * g * g
-            moment[row, d] = m
-            variance[row, d] = v
-            param[row, d] -= step_size * m / (np.sqrt(v) / root_correction + eps)
+            _descend(param, moment, variance, row, d, grad[row, d], step_size, beta1, beta2, root_correction, eps)
 
 
 @njit(cache=True, nogil=True, fastmath={"contract"})
@@ -66,25 +68,17 @@ def adam_slots(param, moment, variance, slot, grad, step_size, beta1, beta2, roo
         place = slot[row]
         for d in range(param.shape[1]):
             g = grad[place, d] if place >= 0 else np.float32(0.0)
-            m = beta1 * moment[row, d] + (np.float32(1.0) - beta1) * g
-            v = beta2 * variance[row, d] + (np.float32(1.0) - beta2) * g * g
-            moment[row, d] = m
-            variance[row, d] = v
-            param[row, d] -= step_size * m / (np.sqrt(v) / root_correction + eps)
+            _descend(param, moment, variance, row, d, g, step_size, beta1, beta2, root_correction, eps)
 
 
 @njit(cache=True, nogil=True, fastmath={"contract"})
 def adam_sparse(param, moment, variance, steps, rows, grad, learning_rate, beta1, beta2, eps):
     """Sparse Adam: only `rows` move, each with its own step count, steps float32 (n, 1)."""
+    first, second, small = np.float32(beta1), np.float32(beta2), np.float32(eps)
     for k in range(rows.shape[0]):
         row = rows[k]
         steps[row, 0] += 1
         step_size = np.float32(learning_rate / (1.0 - beta1 ** steps[row, 0]))
         root_correction = np.float32(np.sqrt(1.0 - beta2 ** steps[row, 0]))
         for d in range(param.shape[1]):
-            g = grad[k, d]
-            m = np.float32(beta1) * moment[row, d] + np.float32(1.0 - beta1) * g
-            v = np.float32(beta2) * variance[row, d] + np.float32(1.0 - beta2) * g * g
-            moment[row, d] = m
-            variance[row, d] = v
-            param[row, d] -= step_size * m / (np.sqrt(v) / root_correction + np.float32(eps))
+            _descend(param, moment, variance, row, d, grad[k, d], step_size, first, second, root_correction, small)

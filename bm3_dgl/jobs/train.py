@@ -93,6 +93,7 @@ def _open_journal(session: Session, step: int) -> Journal | None:
         session.run_dir,
         total_steps=train.epochs * batches,
         step=step,
+        world_size=session.team.ranks.world_size,
         progress=train.progress,
         tensorboard=train.tensorboard,
     )

@@ -13,13 +13,17 @@ from tqdm import tqdm
 from bm3_dgl.log import logger
 
 TERMS = ("reconstruction", "alignment", "masking", "regulariser", "total")
+_SHORT = ("rec", "align", "mask", "reg", "loss")
 _REFRESH_STEPS = 10  # steps between two looks at the loss: each look waits for the device
 
 
 class Journal:
     """Opened once per process. A resumed run drops the lines that come after its checkpoint."""
 
-    def __init__(self, run_dir: Path, *, total_steps: int, step: int, progress: bool, tensorboard: bool) -> None:
+    def __init__(
+        self, run_dir: Path, *, total_steps: int, step: int, world_size: int, progress: bool, tensorboard: bool
+    ) -> None:
+        self._world_size = world_size
         self._path = run_dir / "metrics.jsonl"
         kept = [line for line in _read_lines(self._path) if line["step"] <= step] if step else []
         part = self._path.with_suffix(".jsonl.tmp")
@@ -32,12 +36,13 @@ class Journal:
         self._tick = 0
 
     def step(self, epoch: int, num_pairs: int, losses: Any) -> None:
-        """After each step; losses: this rank's share, read now and then."""
+        """After each step; losses: rank 0's share, which times world_size stands for all ranks'."""
         self._bar.update()
         self._tick += 1
         if not self._bar.disable and self._tick % _REFRESH_STEPS == 0:
             rate = self._bar.format_dict["rate"] or 0.0
-            terms = " ".join(f"{name[:5]} {value:.3f}" for name, value in zip(TERMS, losses.detached().tolist(), strict=True))
+            values = (losses.detached() * self._world_size).tolist()
+            terms = " ".join(f"{name} {value:.3f}" for name, value in zip(_SHORT, values, strict=True))
             self._bar.set_description(f"epoch {epoch}")
             self._bar.set_postfix_str(f"{rate * num_pairs:,.0f} pairs/s, {terms}")
 

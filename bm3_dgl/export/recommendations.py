@@ -118,7 +118,7 @@ def readable_list(
     lines = [_fit(f"Recommendations for {_printable(raw_user_id)}", _LINE_COLUMNS).rstrip()]
     for rank, (item, score) in enumerate(listed, start=1):
         name = _fit(_printable(titles[item] or raw_item_ids[item]), _TITLE_COLUMNS)
-        lines.append(f"{rank:>6}  {name}  {score:>12.4g}")
+        lines.append(f"{rank:>6}  {name}  {score:>#12.4g}")
     if not listed:
         lines.append("        (none: every item is already known to this user)")
     lines.append("Bought before:" if seen_titles else "Bought before: nothing")

@@ -16,7 +16,7 @@ from bm3_dgl.jobs.evaluate import load_trained
 from bm3_dgl.jobs.session import Session, open_session
 from bm3_dgl.types import ITEM, USER, Split
 
-_SHOWN_USERS = 3  # lists that are printed where no user is named
+_SHOWN_USERS, _SHOWN_ITEMS = 3, 5  # what is printed where no user is named
 
 
 def main(config: JobConfig) -> None:
@@ -40,7 +40,8 @@ def main(config: JobConfig) -> None:
         write_embeddings(directory / "user_embeddings.parquet", raw_users, users.cpu()[by_user], h_user, id_column="user_id")
         h_item = ranker.all_items(latents[ITEM])
         write_embeddings(directory / "item_embeddings.parquet", raw_items, items.cpu(), h_item, id_column="item_id")
-        print("\n\n".join(_lists(session.dataset, raw_users, raw_items, shown, top)))
+        few = TopK(top.items[:, :_SHOWN_ITEMS], top.scores[:, :_SHOWN_ITEMS])
+        print("\n\n".join(_lists(session.dataset, raw_users, raw_items, shown, top if config.recommend.users else few)))
         print(f"\nwritten: {directory}/recommendations.parquet, user_embeddings.parquet, item_embeddings.parquet")
 
 

@@ -98,9 +98,9 @@ def test_readable_list() -> None:
     )
     lines = text.splitlines()
     assert lines[0] == "Recommendations for AU1"
-    assert lines[1].split() == ["1", "Cup", "[31m", "red", "0.9"], "a title cannot command the terminal"
-    assert lines[2].split() == ["2", "B001", "0.8"]
-    assert lines[3].endswith("0.7") and "…" in lines[3]
+    assert lines[1].split() == ["1", "Cup", "[31m", "red", "0.9000"], "a title cannot command the terminal"
+    assert lines[2].split() == ["2", "B001", "0.8000"]
+    assert lines[3].endswith("0.7000") and "…" in lines[3]
     assert "-1.235e+04" in lines[4] and len(lines[4]) + lines[4].count("毛") == len(lines[3])
     assert lines[5:] == ["Bought before:"] + [f"        Bib {number}" for number in range(5)] + ["        and 2 more"]
     assert max(map(len, lines)) <= 100

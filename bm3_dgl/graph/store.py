@@ -81,7 +81,13 @@ class GraphStore:
         """DGL graph of up to `fanout` drawn in-edges of each seed (global_nids per type), of any machine; -1: all."""
         import dgl
 
-        return dgl.distributed.sample_neighbors(self.graph, seeds, fanout)
+        # One thread: each has a generator of its own, and which thread draws for which seed changes from run to run.
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return dgl.distributed.sample_neighbors(self.graph, seeds, fanout)
+        finally:
+            torch.set_num_threads(threads)
 
     def machine_buffer(self, name: str, shape: tuple[int, int]) -> torch.Tensor:
         """Zeros float32 that only this machine's ranks share. COLLECTIVE."""

@@ -221,6 +221,20 @@ def test_finite_fanouts_are_unbiased(home: Path, objective: str) -> None:
     assert bool(((samples.mean(0) - exact).abs() < 5 * standard_error + 1e-6).all())
 
 
+def test_sampling_depends_on_seed_and_step_alone(home: Path) -> None:
+    """Also where DGL has several threads: two processes and one draw the same (their generators are per thread)."""
+    settings = ["propagation.engine=sampled", "propagation.fanouts=[2]"]
+    drawn = []
+    for threads in (1, 2, 2):
+        with session_of(home, 0, *settings) as session:
+            torch.set_num_threads(threads)
+            drawn.append(lookup(session, 3))
+            other = lookup(session, 4)
+    for found in drawn[1:]:
+        assert all(map(torch.equal, found, drawn[0]))
+    assert not all(map(torch.equal, other, drawn[0]))
+
+
 def lookup(session: Session, step: int) -> list[torch.Tensor]:
     edges = session.store.local.edges(torch.arange(30))
     pairs = SeedPairs(edges.user_nid, edges.item_row + session.store.local.start[ITEM], num_pairs=30, step=step)

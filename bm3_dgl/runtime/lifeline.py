@@ -59,9 +59,10 @@ def install_excepthook() -> None:
 class Watchdog:
     """A thread that ends this process when one of the named processes is gone before `stop`."""
 
-    def __init__(self, processes: Mapping[str, int]) -> None:
-        """processes: what each is, for the message -> its pid on this machine."""
+    def __init__(self, processes: Mapping[str, int], *, speaks: bool) -> None:
+        """processes: what each is, for the message -> its pid on this machine. speaks: whether this one says so."""
         self._processes = dict(processes)
+        self._speaks = speaks
         self._stopped = threading.Event()
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
@@ -73,7 +74,8 @@ class Watchdog:
         while not self._stopped.wait(_WATCH_SECONDS):
             for name, pid in self._processes.items():
                 if not _alive(pid) and not self._stopped.is_set():
-                    leave_at_once(JobError(f"{name} (pid {pid}) died; this job cannot go on; see its log in run.dir/logs"))
+                    error = JobError(f"{name} (pid {pid}) died; this job cannot go on; see its log in run.dir/logs")
+                    leave_at_once(error, show=self._speaks)
 
 
 def _alive(pid: int) -> bool:

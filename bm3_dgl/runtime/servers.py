@@ -131,7 +131,9 @@ class GraphCluster:
             publish(self._store, key, [str(ip_config), str(local_config), [server.pid for server in self._servers]])
         paths, config, pids = await_value(self._store, key)
         self._set_environment(Path(paths), Path(config))
-        self._watchdog = Watchdog({f"graph server {number} of this machine": pid for number, pid in enumerate(pids)})
+        # The servers' parent speaks: to the others a server is also gone when that parent ended, for its own reason.
+        watched = {f"graph server {number} of this machine": pid for number, pid in enumerate(pids)}
+        self._watchdog = Watchdog(watched, speaks=ranks.leads_machine)
         return Path(config)
 
     def _rename_graph(self, part_config: Path) -> Path:

@@ -37,19 +37,18 @@ class Adjacency:
 class Edges:
     """Train interactions of a batch that this machine draws; int64 (n,) each.
 
-    position: place in the batch. user_nid, user_index: the user, who may belong to another machine. item_row: the
-    item, always an own row, so that its features and free rows are local.
+    user_nid, user_index: the user, who may belong to another machine. item_row: the item, always an own row, so that its
+    features and free rows are local.
     """
 
-    position: torch.Tensor
     user_nid: torch.Tensor
     user_index: torch.Tensor
     item_row: torch.Tensor
 
     def share(self, number: int, of: int) -> Edges:
         """The number-th of `of` nearly equal runs."""
-        run = slice(number * len(self.position) // of, (number + 1) * len(self.position) // of)
-        return Edges(self.position[run], self.user_nid[run], self.user_index[run], self.item_row[run])
+        run = slice(number * len(self.item_row) // of, (number + 1) * len(self.item_row) // of)
+        return Edges(self.user_nid[run], self.user_index[run], self.item_row[run])
 
 
 @dataclass(frozen=True)
@@ -80,12 +79,11 @@ class LocalGraph:
     def edges(self, ids: torch.Tensor) -> Edges:
         """Of the train interactions `ids`, int64, those that this machine draws, in their order."""
         if len(self.edge_ids) == self.num_train:  # one machine draws them all: number k is the k-th
-            place, position = ids, torch.arange(len(ids))
+            place = ids
         else:
-            place = torch.searchsorted(self.edge_ids, ids).clamp_(max=max(len(self.edge_ids) - 1, 0))
-            position = (self.edge_ids[place] == ids).nonzero().squeeze(1)
-            place = place[position]
-        return Edges(position, self.edge_user[place], self.edge_index[place], self.edge_item[place])
+            place = torch.searchsorted(self.edge_ids, ids).clamp_(max=len(self.edge_ids) - 1)
+            place = place[self.edge_ids[place] == ids]
+        return Edges(self.edge_user[place], self.edge_index[place], self.edge_item[place])
 
 
 @dataclass(frozen=True)

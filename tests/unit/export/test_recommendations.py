@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,13 +26,15 @@ def lists() -> TopK:
     return TopK(torch.tensor([[3, 0], [2, -1], [-1, -1]]), scores)
 
 
-@pytest.fixture
+@contextmanager
 def small_files() -> Iterator[None]:
-    """No file may grow beyond 4 KiB: the write error of a full disk, for this process alone."""
+    """No file may grow beyond 4 KiB: the write error of a full disk. Print nothing inside: it may go to a file too."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("group_rows", [1, 1 << 18])
@@ -74,10 +77,10 @@ def test_embeddings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group_value
     assert pq.read_table(path).column_names == ["id", "embedding"], "the old file is replaced"
 
 
-def test_full_disk_keeps_the_old_file(tmp_path: Path, small_files: None) -> None:
+def test_full_disk_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "items.parquet"
     path.write_text("old")
-    with pytest.raises(DataError, match=r"items\.parquet: cannot be written \(.+\); free space") as caught:
+    with small_files(), pytest.raises(DataError, match=r"items\.parquet: cannot be written \(.+\); free space") as caught:
         write_embeddings(path, [str(n) for n in range(5000)], torch.randn(5000, 16))
     assert "\n" not in str(caught.value)
     assert path.read_text() == "old"

@@ -21,6 +21,7 @@ from bm3_dgl.errors import JobError, UserError
 
 _PR_SET_PDEATHSIG = 1
 _WATCH_SECONDS = 0.5
+_SPEAK_FIRST_SECONDS = 2.0  # what a silent watcher leaves to the one that speaks, before torchrun ends them all
 
 
 def die_with_parent() -> None:
@@ -74,6 +75,8 @@ class Watchdog:
         while not self._stopped.wait(_WATCH_SECONDS):
             for name, pid in self._processes.items():
                 if not _alive(pid) and not self._stopped.is_set():
+                    if not self._speaks:
+                        self._stopped.wait(_SPEAK_FIRST_SECONDS)
                     error = JobError(f"{name} (pid {pid}) died; this job cannot go on; see its log in run.dir/logs")
                     leave_at_once(error, show=self._speaks)
 

@@ -33,7 +33,7 @@ from bm3_dgl.types import NODE_TYPES
 from tests.jobs import parameters
 
 STEPS, GLOBAL_BATCH = 5, 96
-TOLERANCE = 1e-5
+TOLERANCE = 1e-4  # Adam's first steps divide a gradient by its own size, so the rounding of tiny ones shows
 
 
 class FileStore:

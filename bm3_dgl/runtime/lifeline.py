@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import NoReturn
 
 from bm3_dgl.errors import JobError, UserError
+from bm3_dgl.runtime.verdict import give_verdict
 
 _PR_SET_PDEATHSIG = 1
 _WATCH_SECONDS = 0.5
@@ -43,6 +44,7 @@ def leave_at_once(error: BaseException, *, show: bool = True) -> NoReturn:
         code, message = 1, "".join(traceback.format_exception(error))
     if show:
         sys.stderr.write(message)
+        give_verdict(code, message.strip().splitlines()[-1])
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

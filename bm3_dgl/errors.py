@@ -41,3 +41,9 @@ class DivergedError(UserError):
     """The loss is no longer finite."""
 
     exit_code = 6
+
+
+class Terminated(UserError):
+    """The job was asked to end by SIGTERM, and has saved its state."""
+
+    exit_code = 143  # 128 + SIGTERM, as shells report it

@@ -102,7 +102,7 @@ def summary(run_dir: Path) -> dict:
 
 
 def processes_of(job: Job) -> dict[int, str]:
-    """All processes of a job that still run, servers and janitor included: pid -> command line."""
+    """All processes of a job that still run, servers and guard included: pid -> command line."""
     mark = f"BM3_TEST={job.output}"
     found = {}
     for entry in Path("/proc").iterdir():
@@ -119,9 +119,9 @@ def processes_of(job: Job) -> dict[int, str]:
 
 
 def tag_of(job: Job) -> str:
-    """The tag in the names of what a running job keeps in shared memory: its janitor's first argument."""
-    command = next(line for line in processes_of(job).values() if "janitor.py" in line)
-    return next(word for word in command.split() if word.startswith("bm3_"))
+    """The tag in the names of what a running job keeps in shared memory, out of its guard's orders."""
+    command = next(line for line in processes_of(job).values() if "bm3_dgl.runtime.guard" in line)
+    return json.loads(command[command.index("{") :])["tag"]
 
 
 def shared_memory(tag: str) -> set[str]:

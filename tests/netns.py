@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
+LAUNCHER = Path(__file__).resolve().parent.parent / "launch" / "torchrun.py"
 _BRIDGE = "cluster"
 _SUBNET = "10.77.0"
 # The first process of a machine: it ends with its standard input, and all others of the machine end with it.
@@ -215,7 +216,7 @@ class Network:
 def torchrun(network: Network, number: int, *, ranks: int, port: int = 29500, restarts: int = 0) -> list[str]:
     """The command that starts machine `number`'s part of a job; what torchrun is to run follows it."""
     return [
-        *(sys.executable, "-m", "torch.distributed.run"),
+        *(sys.executable, str(LAUNCHER)),
         f"--nnodes={len(network.machines)}",
         f"--node_rank={number}",
         f"--nproc_per_node={ranks}",

@@ -107,6 +107,21 @@ class PartitionConfig:
 
 
 @dataclass
+class ClusterConfig:
+    peers: list[str] = setting(
+        [],
+        "Name or IPv4 address of every machine, in the order of --node_rank; empty: found on the way to --master_addr.",
+        unique=True,
+    )
+    resolve_seconds: float = setting(
+        120.0, "How long a peer's name may be unknown at the start.", unit="seconds", low=0.1, high=3600.0
+    )
+    silence_seconds: float = setting(
+        15.0, "A machine that is silent for longer is lost, and the job ends.", unit="seconds", low=3.0, high=3600.0
+    )
+
+
+@dataclass
 class TrainConfig:
     seed: int = setting(1, "Seed of initial values, batch order, dropout and sampling.", low=0, high=LARGEST_SEED)
     resume: bool = setting(False, "Continue from the newest valid checkpoint of run.dir.")
@@ -173,6 +188,7 @@ class JobConfig:
     data: DataConfig = field(default_factory=DataConfig)
     shop: ShopConfig = field(default_factory=ShopConfig)
     partition: PartitionConfig = field(default_factory=PartitionConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     propagation: PropagationConfig = field(default_factory=PropagationConfig)

@@ -15,6 +15,7 @@ parts, method and seed give the same maps; `metis` takes no seed. A build that w
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import os
@@ -48,6 +49,11 @@ class Partition:
     @property
     def num_parts(self) -> int:
         return self.manifest["parts"]
+
+    @property
+    def digest(self) -> str:
+        """Names the partition by its content: equal on two machines that hold the same one."""
+        return hashlib.sha256(json.dumps(self.manifest, sort_keys=True).encode()).hexdigest()
 
     @property
     def part_config(self) -> Path:
@@ -90,14 +96,19 @@ class Partition:
             raise DataError(f"{self.directory / name}: cannot be read ({error}); partition again") from None
 
 
+def partition_directory(config: JobConfig) -> Path:
+    """Where this machine's copy of the partition is, or will be."""
+    settings = config.partition
+    kind = f"{settings.method.name}-{settings.parts}"
+    return Path(settings.dir) if settings.dir else Path(config.data.dir) / "parts" / kind
+
+
 def ensure_partition(config: JobConfig, dataset: Dataset) -> Partition:
     """The partition that the configuration asks for: opened where it fits, built where it is missing or does not.
 
     Raises DataError where the directory holds something else than a partition, and as `partition` does.
     """
-    settings = config.partition
-    method, kind = settings.method.name, f"{settings.method.name}-{settings.parts}"
-    directory = Path(settings.dir) if settings.dir else Path(config.data.dir) / "parts" / kind
+    settings, method, directory = config.partition, config.partition.method.name, partition_directory(config)
     if _is_ours(directory):
         try:
             found = open_partition(directory, dataset_hash=dataset.hash)
@@ -142,9 +153,10 @@ def partition(dataset: Dataset, directory: Path, *, parts: int, method: Partitio
     return open_partition(directory, dataset_hash=dataset.hash)
 
 
-def open_partition(directory: Path, *, dataset_hash: str | None = None) -> Partition:
+def open_partition(directory: Path, *, dataset_hash: str | None = None, part: int | None = None) -> Partition:
     """Open a partition directory and check that its files are there in their recorded sizes.
 
+    part: the only one whose own files are needed; a machine may have a copy without the others'.
     Raises DataError, naming the file, for a missing or resized one, another schema version, or another dataset.
     """
     path = directory / MANIFEST
@@ -157,6 +169,8 @@ def open_partition(directory: Path, *, dataset_hash: str | None = None) -> Parti
     if dataset_hash is not None and made_for != dataset_hash:
         raise DataError(f"{directory}: is of another dataset ({made_for[:12]}, not {dataset_hash[:12]}); partition again")
     for name, entry in manifest["files"].items():
+        if part is not None and name.startswith("part") and not name.startswith((f"part{part}/", MANIFEST)):
+            continue
         size = (directory / name).stat().st_size if (directory / name).is_file() else None
         if size != entry["bytes"]:
             found = "is missing" if size is None else f"has {size} bytes"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -14,8 +15,9 @@ from bm3_dgl.config.schema import JobConfig
 from bm3_dgl.errors import DataError, JobError, UserError
 from bm3_dgl.log import setup_logging
 from bm3_dgl.runtime.lifeline import die_with_parent, install_excepthook, leave_at_once
-from bm3_dgl.runtime.ranks import Ranks, launched_by_torchrun, ranks_from_environment
-from bm3_dgl.runtime.servers import open_store
+from bm3_dgl.runtime.meeting import open_store
+from bm3_dgl.runtime.ranks import Ranks, launched_by_torchrun, ranks_from_environment, restart_count
+from bm3_dgl.runtime.verdict import verdict_path
 
 _LEAD_SECONDS = 0.5  # rank 0 speaks for all where all met the same mistake
 INTERRUPTED = 130  # 128 + SIGINT, as shells report Ctrl-C
@@ -57,11 +59,18 @@ def launch_ranks(description: str, main: Job, *, parse: Parse = command_line) ->
         leave_at_once(mistake, show=not isinstance(mistake, UserError) or _speaks_first(ranks))
     except KeyboardInterrupt as error:
         leave_at_once(error, show=ranks.leads)
-    sys.exit(0)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # all is written; exit handlers of the libraries take a second in which a peer may look dead
 
 
 def as_user_error(error: Exception) -> Exception:
-    """A full disk or a path that cannot be used is for the user to mend; other errors stay what they are."""
+    """A full disk, a path that cannot be used, too little memory: for the user to mend. Others stay what they are."""
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return JobError(
+            f"out of memory ({str(error).splitlines()[0] if str(error) else 'no more can be had'}); use more machines, or"
+            " lower train.batch_size and evaluate.block_users; launch/partition.py --plan tells what is needed"
+        )
     if isinstance(error, OSError) and (error.filename or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)):
         where = f"{error.filename}: " if error.filename else ""
         return JobError(f"{where}{error.strerror}; check the path, its permissions and the free space")
@@ -87,11 +96,11 @@ def run_command_line(description: str) -> JobConfig:
 
 
 def _speaks_first(ranks: Ranks) -> bool:
-    """Whether this rank is the first of the job to report a user's mistake, which all ranks may have met alike."""
-    if ranks.world_size == 1:
+    """Whether this rank is the first of its machine to report a user's mistake, which all ranks may have met alike."""
+    if ranks.world_size == 1 or verdict_path() is not None:  # the verdict knows who was first
         return True
     time.sleep(0.0 if ranks.leads else _LEAD_SECONDS)
     try:
-        return open_store(ranks).add("error", 1) == 1
-    except RuntimeError:  # the store went with torchrun: better twice than not at all
+        return open_store(ranks).add(f"error/{ranks.machine}/{restart_count()}", 1) == 1
+    except (RuntimeError, UserError):  # the store went with torchrun: better twice than not at all
         return True

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from pathlib import Path
 from typing import IO
 
-from bm3_dgl.errors import ConfigError
+from bm3_dgl.errors import ConfigError, JobError
 from bm3_dgl.runtime.ranks import launcher_id, restart_count
 
+_DYING_SECONDS = 20.0  # a job that goes on may meet what is left of the one before it
 _LOCK = ".lock"  # held while a job trains; its text names the launcher that began the run
 
 
@@ -17,15 +19,18 @@ def claim(run_dir: Path, *, resume: bool) -> tuple[IO[str], bool]:
     """Take run_dir for this job. Returns the lock, to be kept open, and whether to go on from its checkpoints.
 
     A directory with checkpoints is taken only to resume it: on request, or when torchrun restarts the job that it began
-    itself. Raises ConfigError where it holds another run or another job trains there; OSError where it cannot be used.
+    itself. Raises ConfigError where it holds another run, JobError where another job trains there; OSError where it
+    cannot be used.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     lock = os.fdopen(os.open(run_dir / _LOCK, os.O_RDWR | os.O_CREAT, 0o644), "r+", encoding="utf-8")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ConfigError(f"run.dir={run_dir}: another job is training here; wait for its end or choose another") from None
-    restarted = restart_count() > 0 and lock.read() == launcher_id()
+    restarted = restart_count() > 0
+    deadline = time.monotonic() + (_DYING_SECONDS if resume or restarted else 0.0)
+    while not _lock(lock):
+        if time.monotonic() > deadline:
+            raise JobError(f"run.dir={run_dir}: another job is training here; wait for its end or choose another")
+        time.sleep(0.2)
+    restarted = restarted and lock.read() == launcher_id()
     if any((run_dir / "checkpoints").glob("step-*")) and not (resume or restarted):
         raise ConfigError(f"run.dir={run_dir}: holds a run; continue it with train.resume=true or choose another")
     lock.seek(0)
@@ -33,3 +38,11 @@ def claim(run_dir: Path, *, resume: bool) -> tuple[IO[str], bool]:
     lock.write(launcher_id())
     lock.flush()
     return lock, resume or restarted
+
+
+def _lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -18,14 +18,17 @@ from bm3_dgl.config.schema import Engine, Features, JobConfig
 from bm3_dgl.data.dataset import Dataset
 from bm3_dgl.data.prepare import prepare
 from bm3_dgl.errors import ConfigError, JobError
-from bm3_dgl.graph.partition import Partition, ensure_partition, open_partition
+from bm3_dgl.graph.partition import Partition, ensure_partition
 from bm3_dgl.graph.store import GraphStore
+from bm3_dgl.jobs.agreement import agree_on_config, agree_on_partition, agree_on_run_dir
 from bm3_dgl.model.bm3 import BM3Head
 from bm3_dgl.model.propagation import base, exact, sampled
 from bm3_dgl.model.propagation.shares import Shares
 from bm3_dgl.runtime.collectives import MAIL_BYTES, Team
+from bm3_dgl.runtime.company import Company
+from bm3_dgl.runtime.meeting import meet, open_store
 from bm3_dgl.runtime.ranks import Ranks, launched_by_torchrun, ranks_from_environment, threads_per_rank
-from bm3_dgl.runtime.servers import GraphCluster, await_value, initialize_standalone, open_store, publish
+from bm3_dgl.runtime.servers import GraphCluster, initialize_standalone
 from bm3_dgl.train.checkpoint import Checkpoints
 from bm3_dgl.train.step import Model
 
@@ -85,22 +88,26 @@ def open_session(config: JobConfig, *, alone: bool = False) -> Iterator[Session]
     head_device(config.train.device, ranks)
     if config.partition.parts != ranks.num_machines:
         raise ConfigError(f"partition.parts={config.partition.parts}: expected {ranks.num_machines}, one part per machine")
-    store = open_store(ranks)
-    dataset = None
-    if ranks.leads:
-        dataset = prepare(config)
-        publish(store, "partition", str(ensure_partition(config, dataset).directory))
-    partition = open_partition(Path(str(await_value(store, "partition"))))
+    attempt = meet(open_store(ranks), ranks)
+    cluster = config.cluster
+    company = Company(
+        attempt, peers=cluster.peers, resolve_seconds=cluster.resolve_seconds, silence_seconds=cluster.silence_seconds
+    )
+    agree_on_config(attempt, config)
+    agree_on_run_dir(attempt, config)
+    dataset = prepare(config) if ranks.leads else None
+    partition = agree_on_partition(attempt, config, dataset)
     torch.set_num_threads(threads_per_rank(ranks))
     if ranks.leads_machine:
         check_shared_memory(config, partition, ranks)
     log_dir = Path(config.run.dir) / "logs"
-    with GraphCluster(ranks, store, part_config=partition.part_config, log_dir=log_dir, device=config.train.device) as cluster:
-        team = Team(ranks, tag=cluster.tag)
+    with GraphCluster(company, part_config=partition.part_config, log_dir=log_dir, device=config.train.device) as servers:
+        team = Team(ranks, tag=attempt.tag)
         graph_store = GraphStore(
-            partition, team, part_config=cluster.part_config, graph_name=cluster.graph_name, tag=cluster.tag
+            partition, team, part_config=servers.part_config, graph_name=servers.graph_name, tag=attempt.tag
         )
         yield _session(config, graph_store, dataset, began)
+    company.leave()
 
 
 def _open_alone(config: JobConfig, began: float) -> Session:

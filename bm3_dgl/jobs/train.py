@@ -11,6 +11,7 @@ from bm3_dgl.evaluate.evaluator import Evaluator, Ranker
 from bm3_dgl.jobs.run_dir import claim
 from bm3_dgl.jobs.session import Session, open_session
 from bm3_dgl.log import logger
+from bm3_dgl.runtime.lifeline import on_sigterm
 from bm3_dgl.runtime.ranks import is_leader
 from bm3_dgl.train.checkpoint import Checkpoints, Progress
 from bm3_dgl.train.early_stop import EarlyStop
@@ -45,7 +46,8 @@ def main(config: JobConfig) -> None:
             early_stop=EarlyStop(config.train.patience, config.train.burn_in),
         )
         startup = time.monotonic() - session.began
-        outcome = loop.run(start)
+        with on_sigterm(loop.end_soon):
+            outcome = loop.run(start)
         if journal is not None:
             journal.close()
         _finish(session, checkpoints, evaluator, outcome, startup)

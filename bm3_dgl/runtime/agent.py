@@ -11,11 +11,10 @@ import signal
 import sys
 import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 from bm3_dgl.errors import JobError
-from bm3_dgl.runtime.verdict import Verdict, collect_verdicts
+from bm3_dgl.runtime.verdict import Verdict, ask_for_verdict, read_verdict
 
 
 def main(arguments: Sequence[str]) -> NoReturn:
@@ -26,19 +25,20 @@ def main(arguments: Sequence[str]) -> NoReturn:
 
     logging.disable(logging.ERROR)  # torchrun on workers that failed, and on threads, which the trainers set themselves
     options = run.parse_args(list(arguments))
-    with tempfile.TemporaryDirectory(prefix="bm3_verdict_") as scratch, collect_verdicts(Path(scratch) / "verdict") as said:
+    with tempfile.TemporaryDirectory(prefix="bm3_verdict_") as scratch:
+        ask_for_verdict(f"{scratch}/verdict")
         try:
             run.run(options)
             code = 0
         except ChildFailedError as error:
-            code = _judge(said(), error)
+            code = _judge(read_verdict(), error)
         except SignalException as error:
-            verdict = said()
+            verdict = read_verdict()
             code = verdict.code if verdict is not None else 128 + error.sigval
             if verdict is None:
                 _say(f"the launcher was ended by {signal.Signals(error.sigval).name}")
         except (RuntimeError, TimeoutError, OSError) as error:  # torchrun's own network
-            verdict = said()
+            verdict = read_verdict()
             code = verdict.code if verdict is not None else JobError.exit_code
             if verdict is None:
                 reason = str(error).splitlines()[0]

@@ -1,19 +1,20 @@
-"""Failing together: no process of a job outlives the others, and none leaves without a word.
+"""How one process of a job ends: at once, with a word, and without exit handlers.
 
-DGL's remote calls have no time limit and its exit handler waits at a barrier, so a trainer whose peer or server has
-died would hang for ever. Three things prevent that: the kernel kills a child whose parent is gone, a thread watches
-the graph servers, and every uncaught exception ends the process at once, without exit handlers.
+DGL's exit handler waits at a barrier and Python's for threads, so a process that failed would hang for ever. That the
+others end with it is the guard's doing (guard.py), and the kernel's, which kills a child whose parent is gone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import re
 import signal
 import sys
-import threading
+import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import NoReturn
 
@@ -21,8 +22,9 @@ from bm3_dgl.errors import JobError, UserError
 from bm3_dgl.runtime.verdict import give_verdict
 
 _PR_SET_PDEATHSIG = 1
-_WATCH_SECONDS = 0.5
-_SPEAK_FIRST_SECONDS = 2.0  # what a silent watcher leaves to the one that speaks, before torchrun ends them all
+# What gloo and torchrun's store say when the other side of a connection has gone.
+_LOST_PEER = re.compile(r"gloo|Connection (reset|closed|refused)|Broken pipe|recvValue|TCPStore|[Ss]ocket [Tt]imeout")
+_CAUSE_SECONDS = 20.0  # more than the guards need for anything but a cut link
 
 
 def die_with_parent() -> None:
@@ -34,17 +36,23 @@ def die_with_parent() -> None:
 
 
 def leave_at_once(error: BaseException, *, show: bool = True) -> NoReturn:
-    """Report an exception and end the process without exit handlers: one line for a user's mistake, else a traceback."""
+    """Report an exception and end the process without exit handlers: one line for a user's mistake, else a traceback.
+
+    Of one machine's processes that meet the same mistake the first one speaks. One that has merely lost a peer gives
+    the guards time to tell the cause, and to end this process.
+    """
+    if not isinstance(error, UserError) and _LOST_PEER.search(str(error)):
+        time.sleep(_CAUSE_SECONDS)
+        error = JobError(f"the connection to a peer is lost ({str(error).splitlines()[0]}); go on with train.resume=true")
     if isinstance(error, UserError):
-        code = error.exit_code
-        message = f"error: {error}\n"
+        code, message = error.exit_code, f"error: {error}\n"
     elif isinstance(error, KeyboardInterrupt):
         code, message = 128 + signal.SIGINT, "error: interrupted\n"
     else:
         code, message = 1, "".join(traceback.format_exception(error))
-    if show:
+    first = show and give_verdict(code, message.strip().splitlines()[-1].removeprefix("error: "))
+    if first or (show and code == 1):  # our own mistakes are shown by each
         sys.stderr.write(message)
-        give_verdict(code, message.strip().splitlines()[-1])
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -59,34 +67,11 @@ def install_excepthook() -> None:
     sys.excepthook = hook
 
 
-class Watchdog:
-    """A thread that ends this process when one of the named processes is gone before `stop`."""
-
-    def __init__(self, processes: Mapping[str, int], *, speaks: bool) -> None:
-        """processes: what each is, for the message -> its pid on this machine. speaks: whether this one says so."""
-        self._processes = dict(processes)
-        self._speaks = speaks
-        self._stopped = threading.Event()
-        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
-
-    def stop(self) -> None:
-        """The processes may now end without harm."""
-        self._stopped.set()
-
-    def _watch(self) -> None:
-        while not self._stopped.wait(_WATCH_SECONDS):
-            for name, pid in self._processes.items():
-                if not _alive(pid) and not self._stopped.is_set():
-                    if not self._speaks:
-                        self._stopped.wait(_SPEAK_FIRST_SECONDS)
-                    error = JobError(f"{name} (pid {pid}) died; this job cannot go on; see its log in run.dir/logs")
-                    leave_at_once(error, show=self._speaks)
-
-
-def _alive(pid: int) -> bool:
-    """Whether a process runs; a zombie does not."""
+@contextlib.contextmanager
+def on_sigterm(act: Callable[[], None]) -> Iterator[None]:
+    """Within, SIGTERM calls `act` instead of ending the process. From the main thread."""
+    before = signal.signal(signal.SIGTERM, lambda number, frame: act())
     try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:
-            return stat.read().rsplit(")", 1)[1].split()[0] not in ("Z", "X")
-    except OSError:
-        return False
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from bm3_dgl.errors import JobError
+
+_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")  # cgroup v2: quota and period in microseconds, or "max"
 
 
 @dataclass(frozen=True)
@@ -51,8 +55,17 @@ def ranks_from_environment() -> Ranks:
 
 
 def threads_per_rank(ranks: Ranks) -> int:
-    """Cores of this machine that one rank may use, at least one."""
-    return max(1, len(os.sched_getaffinity(0)) // ranks.local_world_size)
+    """Cores of this machine that one rank may use, at least one: those it may run on, within its container's quota."""
+    return max(1, min(len(os.sched_getaffinity(0)), _quota()) // ranks.local_world_size)
+
+
+def _quota() -> int:
+    """Whole cores that the control group grants; a large number where it sets no limit."""
+    try:
+        quota, period = _CPU_MAX.read_text(encoding="utf-8").split()
+    except (OSError, ValueError):
+        return sys.maxsize
+    return sys.maxsize if quota == "max" else max(1, int(quota) // int(period))
 
 
 def is_leader() -> bool:

@@ -3,10 +3,8 @@
     with GraphCluster(...) as cluster:       COLLECTIVE: every rank enters and leaves
         dgl.distributed.DistGraph(cluster.graph_name, ...)
 
-Each job gets a tag that is part of every shared-memory name it makes, so that jobs do not meet in /dev/shm, and a
-janitor process deletes by that tag what a killed job leaves. Servers are children of each machine's local rank 0.
-Order matters: DGL's `initialize` comes before `init_process_group`; and at the end: barrier, destroy the process
-group, `exit_client`, wait for the servers.
+Servers are children of each machine's leading rank, under the eyes of its guard. Order matters: DGL's `initialize`
+comes before `init_process_group`; and at the end: barrier, destroy the process group, `exit_client`, wait for servers.
 """
 
 from __future__ import annotations
@@ -16,27 +14,19 @@ import io
 import json
 import logging
 import os
-import secrets
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import torch.distributed as dist
 
-from bm3_dgl.errors import JobError
 from bm3_dgl.log import logger
-from bm3_dgl.runtime import janitor
-from bm3_dgl.runtime.lifeline import Watchdog
-from bm3_dgl.runtime.ranks import Ranks, restart_count
+from bm3_dgl.runtime.addresses import LOOPBACK, free_port
+from bm3_dgl.runtime.company import Company
 
-_STORE_SECONDS = 24 * 3600  # how long ranks wait for rank 0 to prepare and partition; a death ends the wait at once
-_CONNECT_TRIES = 400  # x 3 s between a trainer's attempts to reach a server; a death on this machine ends it at once
+_CONNECT_TRIES = 400  # x 3 s between a trainer's attempts to reach a server; a death anywhere ends it at once
 _SERVER_EXIT_SECONDS = 20.0
 _SERVER_PROGRAM = """
 import os
@@ -47,49 +37,31 @@ dgl.distributed.initialize(os.environ["DGL_IP_CONFIG"])
 """
 
 
-def open_store(ranks: Ranks) -> dist.Store:
-    """The key-value store of torchrun's agent, under keys of this attempt only."""
-    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    is_host = ranks.leads and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-    store = dist.TCPStore(host, port, ranks.world_size, is_host, timeout=timedelta(seconds=_STORE_SECONDS))
-    return dist.PrefixStore(f"bm3/{restart_count()}", store)
-
-
-def publish(store: dist.Store, key: str, value: object) -> None:
-    store.set(key, json.dumps(value))
-
-
-def await_value(store: dist.Store, key: str) -> Any:
-    """A value that another rank publishes, however long that takes."""
-    return json.loads(store.get(key))
-
-
 class GraphCluster:
-    """This rank's part in the job's processes: servers, DGL client, process group, janitor."""
+    """This rank's part in the job's graph store: server, DGL client, process group."""
 
-    def __init__(self, ranks: Ranks, store: dist.Store, *, part_config: Path, log_dir: Path, device: str) -> None:
-        self.ranks = ranks
-        self.tag = self._job_tag(store)
-        self.graph_name = f"{self.tag}_graph"
-        self._store = store
-        self._servers: list[subprocess.Popen] = []
-        log_dir.mkdir(parents=True, exist_ok=True)
-        self._scratch = Path(tempfile.mkdtemp(prefix=f"{self.tag}_")) if ranks.leads_machine else None
-        self._janitor: subprocess.Popen | None = None
+    def __init__(self, company: Company, *, part_config: Path, log_dir: Path, device: str) -> None:
+        """part_config: DGL's JSON of this machine's partition directory. COLLECTIVE."""
+        self._company, self._attempt = company, company.attempt
+        self.graph_name = f"{self._attempt.tag}_graph"
+        self.part_config = company.scratch / "graph.json"
+        self._ip_config = company.scratch / "ip_config.txt"
         self._log_dir = log_dir
         self._backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
-        self.part_config = self._start(part_config)
+        self._server: subprocess.Popen | None = None
+        self._start(part_config)
 
     def __enter__(self) -> GraphCluster:
         import dgl
 
         logging.getLogger("dgl-distributed-socket").setLevel(logging.ERROR)  # interfaces without address are no news
         with _quiet("DGL client"):
-            dgl.distributed.initialize(os.environ["DGL_IP_CONFIG"])
+            dgl.distributed.initialize(str(self._ip_config))
         # Die at once: DGL's handler runs exit functions that wait, and Python's waits for a rank that is in a barrier.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        dist.init_process_group(self._backend, store=self._store, rank=self.ranks.rank, world_size=self.ranks.world_size)
+        ranks = self._attempt.ranks
+        dist.init_process_group(self._backend, store=self._attempt.store, rank=ranks.rank, world_size=ranks.world_size)
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
@@ -99,88 +71,70 @@ class GraphCluster:
         import dgl
 
         dist.barrier()
-        self._watchdog.stop()
+        if self._server is not None:
+            self._company.closing()
+        dist.barrier()  # no server ends before all guards know that it may
         dist.destroy_process_group()
         with _quiet("DGL client"):
             dgl.distributed.exit_client()
-        for server in self._servers:
+        if self._server is not None:
             try:
-                server.wait(_SERVER_EXIT_SECONDS)
+                self._server.wait(_SERVER_EXIT_SECONDS)
             except subprocess.TimeoutExpired:
-                logger.warning("graph server (pid %d) did not end by itself and is killed", server.pid)
-                server.kill()
-        if self._janitor is not None:
-            self._janitor.communicate()
+                logger.warning("graph server (pid %d) did not end by itself and is killed", self._server.pid)
+                self._server.kill()
 
-    def _job_tag(self, store: dist.Store) -> str:
-        if self.ranks.leads:
-            publish(store, "tag", f"bm3_{secrets.token_hex(6)}")
-        return str(await_value(store, "tag"))
+    def _start(self, part_config: Path) -> None:
+        """Start this machine's server as soon as all machines have said where theirs will listen."""
+        ranks, address = self._attempt.ranks, self._company.addresses[self._attempt.ranks.machine]
+        ports = self._attempt.of_machines("port", lambda: free_port(address))
+        if ranks.leads_machine:
+            listeners = zip(self._company.addresses, ports, strict=True)
+            self._ip_config.write_text("".join(f"{ip} {port}\n" for ip, port in listeners), encoding="utf-8")
+            self._rename_graph(part_config)
+            self._set_environment()
+            self._server = self._start_server()
+            self._company.watch("graph server", self._server.pid)
+            self._attempt.publish(f"server/{ranks.machine}", True)
+        self._attempt.await_value(f"server/{ranks.machine}")
+        self._set_environment()
 
-    def _start(self, part_config: Path) -> Path:
-        """Start this machine's server, tell the other local ranks where things are, watch it. Returns DGL's JSON."""
-        ranks, key = self.ranks, f"machine/{self.ranks.machine}"
-        if self._scratch is not None:
-            publish(self._store, f"{key}/address", _own_address(ranks))
-            addresses = [await_value(self._store, f"machine/{m}/address") for m in range(ranks.num_machines)]
-            ip_config = self._scratch / "ip_config.txt"
-            ip_config.write_text("".join(f"{ip} {port}\n" for ip, port in addresses), encoding="utf-8")
-            local_config = self._rename_graph(part_config)
-            self._set_environment(ip_config, local_config)
-            self._start_server()
-            publish(self._store, key, [str(ip_config), str(local_config), [server.pid for server in self._servers]])
-        paths, config, pids = await_value(self._store, key)
-        self._set_environment(Path(paths), Path(config))
-        # The servers' parent speaks: to the others a server is also gone when that parent ended, for its own reason.
-        watched = {f"graph server {number} of this machine": pid for number, pid in enumerate(pids)}
-        self._watchdog = Watchdog(watched, speaks=ranks.leads_machine)
-        return Path(config)
-
-    def _rename_graph(self, part_config: Path) -> Path:
+    def _rename_graph(self, part_config: Path) -> None:
         """A copy of DGL's JSON under this job's graph name, with absolute paths."""
-        assert self._scratch is not None
         content = json.loads(part_config.read_text(encoding="utf-8"))
         content["graph_name"] = self.graph_name
         for name, part in content.items():
             if name.startswith("part-"):
                 content[name] = {field: str((part_config.parent / path).resolve()) for field, path in part.items()}
-        copy = self._scratch / "graph.json"
-        copy.write_text(json.dumps(content), encoding="utf-8")
-        return copy
+        self.part_config.write_text(json.dumps(content), encoding="utf-8")
 
-    def _set_environment(self, ip_config: Path, part_config: Path) -> None:
+    def _set_environment(self) -> None:
         os.environ.update(
             DGL_ROLE="client",
             DGL_DIST_MODE="distributed",
             DGL_NUM_SERVER="1",
-            DGL_NUM_CLIENT=str(self.ranks.world_size),
+            DGL_NUM_CLIENT=str(self._attempt.ranks.world_size),
             DGL_NUM_SAMPLER="0",
-            DGL_CONF_PATH=str(part_config),
-            DGL_IP_CONFIG=str(ip_config),
+            DGL_CONF_PATH=str(self.part_config),
+            DGL_IP_CONFIG=str(self._ip_config),
             DGL_GRAPH_FORMAT="csc",
             DGL_DIST_MAX_TRY_TIMES=str(_CONNECT_TRIES),
         )
-        if self.ranks.num_machines == 1:
+        if self._company.addresses == [LOOPBACK]:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # the host name may resolve to an address that is not up
 
-    def _start_server(self) -> None:
+    def _start_server(self) -> subprocess.Popen:
+        machine = self._attempt.ranks.machine
         torchrun_names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
         environment = {name: value for name, value in os.environ.items() if name not in torchrun_names}
-        environment |= {"DGL_ROLE": "server", "DGL_SERVER_ID": str(self.ranks.machine), "OMP_NUM_THREADS": "1"}
-        with open(self._log_dir / f"graph-server-{self.ranks.machine}.log", "ab") as log:
+        environment |= {"DGL_ROLE": "server", "DGL_SERVER_ID": str(machine), "OMP_NUM_THREADS": "1"}
+        self._log_dir.mkdir(parents=True, exist_ok=True)
+        with open(self._log_dir / f"graph-server-{machine}.log", "ab") as log:
             # -P: no module of the working directory; a session of its own: Ctrl-C is for the trainers, who end it.
             command = [sys.executable, "-u", "-P", "-c", _SERVER_PROGRAM]
-            server = subprocess.Popen(
+            return subprocess.Popen(
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
-            self._servers.append(server)
-        self._janitor = subprocess.Popen(
-            [sys.executable, "-I", "-S", janitor.__file__, self.tag, str(self._scratch), *(str(s.pid) for s in self._servers)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C and a kill of the process group must not reach it
-        )
 
 
 def initialize_standalone() -> None:
@@ -192,21 +146,6 @@ def initialize_standalone() -> None:
     with _quiet("DGL"):
         close_kvstore()
         dgl.distributed.initialize("")
-
-
-def _own_address(ranks: Ranks) -> tuple[str, int]:
-    """IPv4 address and free port on which this machine's server listens: loopback where there is one machine."""
-    host = "127.0.0.1"
-    if ranks.num_machines > 1:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # connects nothing, only picks the interface
-            try:
-                probe.connect((os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])))
-            except OSError as error:
-                raise JobError(f"MASTER_ADDR={os.environ['MASTER_ADDR']}: not reachable from this machine ({error})") from None
-            host = probe.getsockname()[0]
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
-        listener.bind((host, 0))
-        return host, listener.getsockname()[1]
 
 
 @contextlib.contextmanager

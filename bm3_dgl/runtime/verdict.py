@@ -1,6 +1,7 @@
-"""Why a job ended, as its processes tell their launcher: one file with the exit code and the line that was printed.
+"""Why a job ended: one file per machine with the exit code and the line that was printed. The first word stands.
 
-Only `runtime/agent.py` asks for it; under plain torchrun nobody does, and nothing is written. Stdlib only.
+It goes from the process that failed to the guard, and from there to `runtime/agent.py`, where that started the job.
+Stdlib only.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,34 +23,43 @@ class Verdict:
     line: str
 
 
-@contextlib.contextmanager
-def collect_verdicts(path: Path) -> Iterator[Callable[[], Verdict | None]]:
-    """Ask the processes started within for their verdict; the function yielded returns the first, None without one."""
-    os.environ[_VARIABLE] = str(path)
-    try:
-        yield lambda: _read(path)
-    finally:
-        del os.environ[_VARIABLE]
+def verdict_path() -> str | None:
+    return os.environ.get(_VARIABLE)
 
 
-def give_verdict(code: int, line: str) -> None:
-    """Say why the job ends, if somebody asked and nobody has said it before."""
-    asked = os.environ.get(_VARIABLE)
-    if asked is None:
-        return
-    part = f"{asked}.{os.getpid()}"
+def ask_for_verdict(path: str) -> None:
+    """From here on this process and those it starts leave their verdict there; what stands there is of another attempt."""
+    os.environ[_VARIABLE] = path
+
+
+def forget_verdict() -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(os.environ[_VARIABLE])
+
+
+def give_verdict(code: int, line: str) -> bool:
+    """Say why the job ends. False where somebody on this machine was first; True also where nobody asks."""
+    path = verdict_path()
+    if path is None:
+        return True
+    part = f"{path}.{os.getpid()}"
     try:
         with open(part, "w", encoding="utf-8") as file:
             json.dump(asdict(Verdict(code, line)), file)
-        os.link(part, asked)  # fails where another was first
-    except OSError:
-        pass
-    with contextlib.suppress(OSError):
-        os.unlink(part)
+        os.link(part, path)  # fails where another was first
+    except FileExistsError:
+        return False
+    except OSError:  # the directory is gone: the guard has ended, nobody asks any more
+        return True
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(part)
+    return True
 
 
-def _read(path: Path) -> Verdict | None:
+def read_verdict() -> Verdict | None:
+    path = verdict_path()
     try:
-        return Verdict(**json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
+        return Verdict(**json.loads(Path(path).read_text(encoding="utf-8"))) if path is not None else None
+    except OSError:
         return None

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 
 from bm3_dgl.config.schema import JobConfig
-from bm3_dgl.errors import DivergedError
+from bm3_dgl.errors import DivergedError, Terminated
 from bm3_dgl.runtime.collectives import Team
 from bm3_dgl.train.checkpoint import Checkpoints, Progress
 from bm3_dgl.train.early_stop import EarlyStop
@@ -50,7 +50,12 @@ class Loop:
     num_train: int
     journal: Journal | None
     early_stop: EarlyStop
+    _end_soon: bool = False
     sums: torch.Tensor = field(default_factory=lambda: torch.zeros(len(TERMS), dtype=torch.float64))
+
+    def end_soon(self) -> None:
+        """Ask for a checkpoint and the end after this step; from a signal handler of any one rank."""
+        self._end_soon = True
 
     def run(self, start: Progress | None) -> Outcome:
         """Train from `start`, or from the beginning, to the last epoch or an early stop. COLLECTIVE."""
@@ -69,13 +74,26 @@ class Loop:
                 step += 1
                 if self.journal is not None:
                     self.journal.step(epoch, len(ids), losses)
-                if train.checkpoint_steps and step % train.checkpoint_steps == 0 and step % batches:
-                    self._save(step, best=False)
+                if step % batches:  # the last step of an epoch is followed by its evaluation first
+                    self._between_steps(step)
             outcome.epoch_seconds.append(time.monotonic() - began)
             self._end_epoch(epoch, step, batches, outcome)
+            self._end_if_asked(step)
         outcome.epochs_run = step // batches
         outcome.best_epoch, outcome.stopped_early = self.early_stop.best_epoch, self.early_stop.stops
         return outcome
+
+    def _between_steps(self, step: int) -> None:
+        self._end_if_asked(step)
+        every = self.config.train.checkpoint_steps
+        if every and step % every == 0:
+            self._save(step, best=False)
+
+    def _end_if_asked(self, step: int) -> None:
+        """Save and raise Terminated where any rank has been asked to end; all ranks hear the same. COLLECTIVE."""
+        if self.team.sum_few([float(self._end_soon)]) != [0.0]:
+            self._save(step, best=False)
+            raise Terminated(f"train: ended by SIGTERM after step {step}, which is saved; go on with train.resume=true")
 
     def _end_epoch(self, epoch: int, step: int, batches: int, outcome: Outcome) -> None:
         losses = dict(zip(TERMS, (self._total_sums() / batches).tolist(), strict=True))

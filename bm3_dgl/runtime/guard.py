@@ -1,0 +1,354 @@
+"""The guard of one machine: a small process that sees to it that a job ends as a whole, on every machine.
+
+DGL's remote calls have no time limit and a collective waits for ever for a peer that is stopped, so the trainers cannot
+see to that themselves. The guard stands beside them, started by the machine's leading trainer before any slow work:
+
+- it watches this machine's trainers, graph servers and torchrun: a death, or a stop (SIGSTOP) for STOPPED_SECONDS;
+- it is joined to the guard of machine 0 by a connection that carries a beat every second: its end, or a silence of
+  `silence_seconds` (a cut link), is the loss of that machine;
+- what went wrong is told to all machines; every guard prints it, kills its trainers and servers, and removes their
+  shared memory and scratch files.
+
+    python -m bm3_dgl.runtime.guard ORDERS     ORDERS: the fields of `Orders` as JSON
+
+The leading trainer speaks to it in JSON lines on standard input: {"watch": {name: pid}}, {"connect": [address, port]},
+{"closing": true} when the servers may end, {"end": true}; end of file without "end" is that trainer's death. Standard
+output carries the port that the guard of machine 0 listens on, and "done" when all machines have ended well. Stdlib
+only: it starts fast, and no lock of Python's or DGL's stops it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bm3_dgl.errors import JobError
+from bm3_dgl.runtime.verdict import Verdict, give_verdict, read_verdict
+
+SHARED_MEMORY = Path("/dev/shm")
+STOPPED_SECONDS = 4.0  # a stopped process is as good as dead after that
+_TICK_SECONDS = 0.2
+_BEAT_SECONDS = 1.0
+_PAUSE_SECONDS = 3.0  # a tick that took longer: the guard itself was stopped, so it can blame nobody for silence
+_CAUSE_SECONDS = 0.5
+_MEET_SECONDS = 60.0  # for all guards to be connected
+_GONE_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What a guard is told at its start. hosts: name of every machine; address: where machine 0's guard listens."""
+
+    tag: str
+    scratch: str
+    machine: int
+    hosts: list[str]
+    launcher: int
+    trainers: dict[str, int]
+    address: str
+    silence_seconds: float
+
+
+class Lost(Exception):
+    """The job cannot go on. spoken: this machine's user has read the line already."""
+
+    def __init__(self, verdict: Verdict, *, spoken: bool = False) -> None:
+        super().__init__(verdict.line)
+        self.verdict, self.spoken = verdict, spoken
+
+
+class Line:
+    """JSON lines over a socket that never blocks."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        self.socket, self.machine, self.heard = connection, -1, time.monotonic()
+        self.ended = False  # said that its machine has ended well
+        self.closed = False
+        self._received, self._unsent = b"", b""
+
+    def send(self, **message: Any) -> None:
+        """Queue and send what the connection takes; a broken one shows when it is read."""
+        self._unsent += json.dumps(message).encode() + b"\n"
+        try:
+            self._unsent = self._unsent[self.socket.send(self._unsent) :]
+        except OSError:
+            pass
+
+    def receive(self) -> tuple[list[dict], bool]:
+        """Messages that have come, and whether the connection has ended."""
+        try:
+            data = self.socket.recv(1 << 16)
+        except BlockingIOError:
+            return [], False
+        except OSError:
+            return [], True
+        self.heard = time.monotonic()
+        *lines, self._received = (self._received + data).split(b"\n")
+        return [json.loads(line) for line in lines], not data
+
+
+class Guard:
+    def __init__(self, orders: Orders) -> None:
+        self._orders = orders
+        self._watched = dict(orders.trainers)
+        self._stopped_since: dict[int, float] = {}
+        self._lines: list[Line] = []  # machine 0: one per other machine; elsewhere: the one to machine 0
+        self._listener: socket.socket | None = None
+        self._began = self._beaten = time.monotonic()
+        self._closing = False  # servers may end
+        self._ended = False  # this machine has ended well
+        self._input: bytes | None = b""  # begun line of the leading trainer's; None after its end of file
+        self._oom_kills = _oom_kills()
+        if orders.machine == 0 and len(orders.hosts) > 1:
+            self._listener = socket.create_server((orders.address, 0))
+            self._listener.setblocking(False)
+            _tell(port=self._listener.getsockname()[1])
+
+    def run(self) -> None:
+        """Return when all machines have ended well; raise Lost otherwise."""
+        last = time.monotonic()
+        while not (self._ended and self._complete() and all(line.ended for line in self._lines)):
+            sources: list[Any] = [line.socket for line in self._lines if not line.closed]
+            sources += [0] if self._input is not None else []
+            sources += [self._listener] if self._listener is not None else []
+            ready, _, _ = select.select(sources, [], [], _TICK_SECONDS)
+            now = time.monotonic()
+            if now - last > _PAUSE_SECONDS:
+                self._forgive(now)
+            last = now
+            if 0 in ready:
+                self._hear_trainer()
+            if self._listener in ready:
+                self._welcome()
+            for line in [line for line in self._lines if line.socket in ready]:
+                self._hear_guard(line)
+            self._beat(now)
+            self._check_processes(now)
+        if self._orders.machine == 0:  # the others wait for this word: until then a loss anywhere is everybody's
+            for line in self._lines:
+                line.send(end=True)
+
+    def tell_all(self, verdict: Verdict) -> None:
+        for line in self._lines:
+            line.send(abort=[verdict.code, verdict.line])
+
+    def clear(self, *, kill: bool) -> None:
+        """End this machine's processes (they end by themselves unless `kill`) and remove what they leave."""
+        deadline = time.monotonic() + _GONE_SECONDS
+        servers = {name: pid for name, pid in self._watched.items() if name not in self._orders.trainers}
+        for pid in self._watched.values() if kill else ():
+            _kill(pid)
+        if kill and process_state(self._orders.launcher) == "T":
+            _kill(self._orders.launcher)
+        for pid in servers.values():
+            while process_state(pid) is not None and time.monotonic() < deadline:
+                time.sleep(0.02)
+            _kill(pid)
+        remove_segments(self._orders.tag)
+        shutil.rmtree(self._orders.scratch, ignore_errors=True)
+
+    def _complete(self) -> bool:
+        return self._orders.machine > 0 or len(self._lines) == len(self._orders.hosts) - 1
+
+    def _hear_trainer(self) -> None:
+        assert self._input is not None
+        data = os.read(0, 1 << 16)
+        if not data:
+            if not self._ended:
+                self._lose(*next(iter(self._orders.trainers.items())), "died")
+            self._input = None
+            return
+        *lines, self._input = (self._input + data).split(b"\n")
+        for message in map(json.loads, lines):
+            self._watched |= message.get("watch", {})
+            if "connect" in message:
+                self._connect(*message["connect"])
+            self._closing |= "closing" in message
+            if "end" in message:
+                self._ended = True
+                if self._orders.machine > 0:
+                    self._lines[0].send(end=True)
+
+    def _connect(self, address: str, port: int) -> None:
+        try:
+            connection = socket.create_connection((address, port), timeout=_MEET_SECONDS)
+        except OSError as error:
+            raise self._lost(
+                f"{self._name(self._orders.machine)}: the guard of machine 0 does not answer at {address}:{port} ({error});"
+                " let the job's machines reach one another on all ports"
+            ) from None
+        self._lines = [Line(connection)]
+        self._lines[0].machine = 0
+        self._lines[0].send(tag=self._orders.tag, machine=self._orders.machine)
+
+    def _welcome(self) -> None:
+        assert self._listener is not None
+        connection, _ = self._listener.accept()
+        self._lines.append(Line(connection))
+
+    def _hear_guard(self, line: Line) -> None:
+        try:
+            messages, closed = line.receive()
+            for message in messages:
+                if line.machine < 0:  # first words: who it is; strangers are not talked to
+                    assert message["tag"] == self._orders.tag, "another job"
+                    line.machine = int(message["machine"])
+                if "abort" in message:
+                    raise Lost(Verdict(*message["abort"]))
+                line.ended |= "end" in message
+        except (ValueError, KeyError, TypeError, AssertionError):
+            if line.machine < 0:
+                self._lines.remove(line)
+                return
+            raise
+        line.closed = closed
+        if closed and line.machine < 0:
+            self._lines.remove(line)
+        elif closed and not line.ended:
+            raise self._lost(f"{self._name(line.machine)} is gone: it was shut down, or its processes were killed")
+
+    def _beat(self, now: float) -> None:
+        if now - self._beaten >= _BEAT_SECONDS:
+            self._beaten = now
+            for line in self._lines:
+                line.send(beat=True)
+        for line in self._lines:
+            silence = now - line.heard
+            if silence > self._orders.silence_seconds and not line.ended:
+                raise self._lost(
+                    f"{self._name(line.machine)} has been silent for {silence:.0f} s: it, or the network to it, is down"
+                )
+        if not self._complete() and now - self._began > _MEET_SECONDS:
+            met = {line.machine for line in self._lines}
+            absent = [self._name(m) for m in range(1, len(self._orders.hosts)) if m not in met]
+            raise self._lost(f"{', '.join(absent)}: no guard has come from there in {_MEET_SECONDS:.0f} s")
+
+    def _check_processes(self, now: float) -> None:
+        watched = {"torchrun": self._orders.launcher} | (self._orders.trainers if self._closing else self._watched)
+        states = {name: process_state(pid) for name, pid in watched.items()}
+        if not self._ended:
+            for name, state in states.items():
+                if state is None:
+                    self._lose(name, watched[name], "died")
+        stopped = {name for name, state in states.items() if state == "T"}
+        own = {"torchrun", *self._orders.trainers}
+        if len(self._orders.hosts) == 1 and own <= stopped:
+            stopped -= own  # Ctrl-Z in a terminal stops the foreground as a whole, and may let it go on
+        self._stopped_since = {pid: t for pid, t in self._stopped_since.items() if pid in {watched[n] for n in stopped}}
+        for name in sorted(stopped):
+            since = self._stopped_since.setdefault(watched[name], now)
+            if now - since > STOPPED_SECONDS:
+                self._lose(name, watched[name], f"has been stopped for {now - since:.0f} s")
+
+    def _lose(self, name: str, pid: int, what: str) -> None:
+        """Raise Lost for a process of this machine, with its own last words where it left any."""
+        own = self._orders.machine
+        if process_state(self._orders.launcher) is None:  # its trainers die with it
+            name, pid = "torchrun", self._orders.launcher
+        where = f" on {self._name(own)}" if len(self._orders.hosts) > 1 else ""
+        said = read_verdict()
+        deadline = time.monotonic() + _CAUSE_SECONDS
+        while said is None and what == "died" and time.monotonic() < deadline:
+            self._check_abort()
+            time.sleep(0.05)
+        if said is not None:
+            line = said.line if len(self._orders.hosts) == 1 else f"{self._name(own)}: {said.line}"
+            raise Lost(Verdict(said.code, line), spoken=True)
+        if what == "died" and _oom_kills() > self._oom_kills:
+            what = "was killed for want of memory"
+        raise self._lost(f"{name}{where} (pid {pid}) {what}; the job ends on all machines; go on with train.resume=true")
+
+    def _check_abort(self) -> None:
+        """A process that died without a word may have died of what another machine knows."""
+        for line in list(self._lines):
+            for message in line.receive()[0]:
+                if "abort" in message:
+                    raise Lost(Verdict(*message["abort"]))
+
+    def _forgive(self, now: float) -> None:
+        self._stopped_since.clear()
+        for line in self._lines:
+            line.heard = max(line.heard, now)
+
+    def _name(self, machine: int) -> str:
+        return f"machine {machine} ({self._orders.hosts[machine]})"
+
+    def _lost(self, line: str) -> Lost:
+        return Lost(Verdict(JobError.exit_code, line))
+
+
+def remove_segments(tag: str) -> None:
+    """Delete every segment of this machine's /dev/shm whose name holds `tag`; what is still mapped goes with its user."""
+    for path in SHARED_MEMORY.iterdir():
+        if tag in path.name:
+            path.unlink(missing_ok=True)
+
+
+def process_state(pid: int) -> str | None:
+    """The process's state letter, T where it is stopped; None where it is gone, a zombie too."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:
+            letter = stat.read().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return None
+    return None if letter in ("Z", "X") else letter
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def _oom_kills() -> int:
+    """How many processes of this control group the kernel has killed for memory; 0 where that is not told."""
+    try:
+        events = Path("/sys/fs/cgroup/memory.events").read_text(encoding="utf-8")
+    except OSError:
+        return 0
+    return int(dict(line.split() for line in events.splitlines()).get("oom_kill", 0))
+
+
+def _tell(**message: Any) -> None:
+    """Tell the leading trainer."""
+    os.write(1, json.dumps(message).encode() + b"\n")
+
+
+def _say(line: str) -> None:
+    """To the user, who may have closed the terminal."""
+    try:
+        os.write(2, line.encode())
+    except OSError:
+        pass
+
+
+def main() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # it ends with the job, after all others
+    guard = Guard(Orders(**json.loads(sys.argv[1])))
+    try:
+        guard.run()
+    except Lost as lost:
+        guard.tell_all(lost.verdict)
+        give_verdict(lost.verdict.code, lost.verdict.line)
+        if not lost.spoken:
+            _say(f"error: {lost.verdict.line}\n")
+        guard.clear(kill=True)
+        os._exit(lost.verdict.code)
+    guard.clear(kill=False)
+    _tell(done=True)
+
+
+if __name__ == "__main__":
+    main()

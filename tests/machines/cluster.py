@@ -1,0 +1,89 @@
+"""One job on several machines of a test: started, watched, and looked at when it has ended."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.jobs import ROOT, SMALL_SHOP
+from tests.netns import Machine, Network, Process, torchrun, why_not
+
+needs_machines = pytest.mark.skipif(why_not() is not None, reason=f"no machines to test with: {why_not()}")
+START_SECONDS = 120.0
+
+
+@dataclass
+class ClusterJob:
+    network: Network
+    processes: list[Process]  # one torchrun per machine
+    home: Path
+
+    def wait(self, seconds: float = 240.0) -> list[int]:
+        """Exit codes of all machines' torchruns."""
+        deadline = time.monotonic() + seconds
+        return [process.wait(max(1.0, deadline - time.monotonic())) for process in self.processes]
+
+    def finish(self) -> None:
+        codes = self.wait()
+        assert codes == [0] * len(codes), "\n".join(process.text()[-3000:] for process in self.processes)
+
+    def last_line(self, number: int) -> str:
+        lines = [line for line in self.processes[number].text().splitlines() if line.strip()]
+        return lines[-1] if lines else ""
+
+    def left(self) -> dict[str, object]:
+        """What of the job is still there on the machines that live: processes and shared memory."""
+        found: dict[str, object] = {}
+        for machine in self.network.machines:
+            if machine.alive() and (processes := machine.processes()):
+                found[f"processes on {machine.name}"] = [line[:120] for line in processes.values()]
+            if machine.alive() and (segments := machine.shared_memory()):
+                found[f"segments on {machine.name}"] = len(segments)
+        return found
+
+    def pid_of(self, number: int, role: str) -> int:
+        """Process of a machine: torchrun, leading trainer, last trainer, graph server or guard."""
+        commands = self.network[number].processes()
+        marks = {"torchrun": "launch/torchrun.py", "graph server": "dgl.distributed.initialize", "guard": "runtime.guard"}
+        if role in marks:
+            # A process that was forked and has not yet become its program shows its parent's command line.
+            return min(pid for pid, line in commands.items() if marks[role] in line and "nsenter" not in line)
+        trainers = sorted(pid for pid, line in commands.items() if "launch/train.py" in line and "torchrun.py" not in line)
+        return trainers[0] if role == "leading trainer" else trainers[-1]
+
+
+def start(
+    network: Network,
+    home: Path,
+    *arguments: str,
+    ranks: int = 1,
+    fault: str | None = None,
+    restarts: int = 0,
+    name: str = "run",
+    machines: list[int] | None = None,
+) -> ClusterJob:
+    """Train the small shop on all machines of the network, or the torchruns of some. fault: see tests/faults."""
+    environment = dict(os.environ)
+    if fault is not None:
+        environment |= {"BM3_FAULT": fault, "PYTHONPATH": str(ROOT / "tests" / "faults")}
+    settings = [*SMALL_SHOP, f"data.dir={home / 'data'}", f"run.dir={home / name}", f"partition.parts={len(network.machines)}"]
+    processes = []
+    for number in machines if machines is not None else range(len(network.machines)):
+        command = [
+            *torchrun(network, number, ranks=ranks, restarts=restarts),
+            str(ROOT / "launch" / "train.py"),
+            *settings,
+            *arguments,
+        ]
+        log = home / f"{name}-{number}.log"
+        processes.append(network[number].start(command, output=log, cwd=home, environment=environment))
+    return ClusterJob(network, processes, home)
+
+
+def boot(network: Network, number: int) -> Machine:
+    """The machine, started again if it was killed."""
+    return network[number] if network[number].alive() else network.replace(number)

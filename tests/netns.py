@@ -213,11 +213,13 @@ class Network:
         return machine
 
 
-def torchrun(network: Network, number: int, *, ranks: int, port: int = 29500, restarts: int = 0) -> list[str]:
-    """The command that starts machine `number`'s part of a job; what torchrun is to run follows it."""
+def torchrun(
+    network: Network, number: int, *, ranks: int, machines: int = 0, port: int = 29500, restarts: int = 0
+) -> list[str]:
+    """The command that starts machine `number`'s part of a job; what torchrun is to run follows it. machines: 0 for all."""
     return [
         *(sys.executable, str(LAUNCHER)),
-        f"--nnodes={len(network.machines)}",
+        f"--nnodes={machines or len(network.machines)}",
         f"--node_rank={number}",
         f"--nproc_per_node={ranks}",
         f"--master_addr={network[0].name}",

@@ -6,7 +6,7 @@ the rows of this machine lie in shared memory, so that its ranks read and write 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 
 from bm3_dgl.graph.local import LocalGraph, build_local_graph, edges_of_part
 from bm3_dgl.graph.partition import Partition
-from bm3_dgl.runtime.collectives import Team
+from bm3_dgl.runtime.collectives import Team, Traffic
 from bm3_dgl.types import ITEM, NODE_TYPES
 
 
@@ -28,13 +28,16 @@ class Table:
     local: torch.Tensor
     start: int
     tensor: Any  # DGL's DistTensor
+    traffic: Traffic = field(default_factory=Traffic)
 
     def pull(self, nids: torch.Tensor) -> torch.Tensor:
         """Rows of any machine, (len(nids), width), by global_nid int64; a copy."""
         rows = nids - self.start
-        if len(rows) == 0 or (int(rows.min()) >= 0 and int(rows.max()) < len(self.local)):
+        remote = int(((rows < 0) | (rows >= len(self.local))).sum())
+        if remote == 0:
             return self.local[rows]
-        return self.tensor[nids]
+        with self.traffic.crossing(remote * self.local.shape[1] * 4):
+            return self.tensor[nids]
 
 
 class GraphStore:
@@ -62,7 +65,7 @@ class GraphStore:
             part_policy=self.graph.get_node_partition_policy(ntype),
             persistent=True,  # lives as long as the servers: no clean-up message from a garbage collector
         )
-        return Table(name, ntype, tensor.local_partition, self.local.start[ntype], tensor)
+        return self._as_table(name, ntype, tensor)
 
     def embedding(self, name: str, ntype: str, width: int) -> tuple[Table, Any]:
         """A new table of zeros and DGL's DistEmbedding over it, whose look-ups are leaves of autograd. COLLECTIVE."""
@@ -75,7 +78,7 @@ class GraphStore:
             part_policy=self.graph.get_node_partition_policy(ntype),
         )
         tensor = embedding.weight
-        return Table(name, ntype, tensor.local_partition, self.local.start[ntype], tensor), embedding
+        return self._as_table(name, ntype, tensor), embedding
 
     def sample_neighbors(self, seeds: dict[str, torch.Tensor], fanout: int) -> Any:
         """DGL graph of up to `fanout` drawn in-edges of each seed (global_nids per type), of any machine; -1: all."""
@@ -101,6 +104,10 @@ class GraphStore:
         """Features of this machine's own items, float32 (num_own, width), memory-mapped; never written to the file."""
         path = self.partition.feature_path(self.part, modality)
         return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
+
+    def _as_table(self, name: str, ntype: str, tensor: Any) -> Table:
+        start = self.local.start[ntype]
+        return Table(name, ntype, tensor.local_partition, start, tensor, self.team.traffic["pulled rows"])
 
     def _lay_out(self, partition: Partition) -> LocalGraph:
         book = self.graph.get_partition_book()

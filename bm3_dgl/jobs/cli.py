@@ -31,7 +31,7 @@ def launch(description: str, main: Job, *, parse: Parse = command_line) -> NoRet
     setup_logging()
     try:
         main(parse(description))
-    except (UserError, OSError) as error:
+    except Exception as error:
         mistake = as_user_error(error)
         if not isinstance(mistake, UserError):
             raise

@@ -131,6 +131,9 @@ def _finish(session: Session, checkpoints: Checkpoints, evaluator: Evaluator, ou
             "evaluation": median(outcome.evaluate_seconds),
         },
     }
+    if outcome.network:
+        # A machine draws the edges of the items that it owns, so no feature row leaves its machine.
+        summary["network_per_step"] = outcome.network | {"features": {"bytes": 0, "seconds": 0.0}}
     if outcome.stopped_early and outcome.epochs_run <= _EARLY_PEAK_EPOCHS:
         summary["note"] = (
             f"stopped after {outcome.epochs_run} epochs, where recall can stand at popularity's peak;"
@@ -148,6 +151,12 @@ def report(summary: dict, run_dir: Path) -> str:
         f"best epoch {summary['best_epoch']} of {summary['epochs_run']}, {summary['world_size']} ranks;"
         f" seconds: start-up {seconds['startup']}, epoch {seconds['train_epoch']}, evaluation {seconds['evaluation']}"
     )
+    if "network_per_step" in summary:
+        costs = summary["network_per_step"].items()
+        lines.append(
+            "between machines, per step: "
+            + ", ".join(f"{purpose} {cost['bytes'] / 1e3:.1f} kB in {cost['seconds'] * 1e3:.1f} ms" for purpose, cost in costs)
+        )
     if "note" in summary:
         lines.append(f"note: {summary['note']}")
     lines.append(f"written: {run_dir}/summary.json, metrics.jsonl, checkpoints/")

@@ -6,8 +6,13 @@ shared memory where that is possible; several machines meet over the network.
 Annotations are evaluated here (no `from __future__ import annotations`): DDP compares those of its hook.
 """
 
+import contextlib
 import json
 import mmap
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,6 +25,21 @@ _SUM_VALUES = 8  # most numbers that `sum_few` takes
 MAIL_BYTES = 6 << 20  # per rank, twice; larger mail goes through torch.distributed
 
 
+@dataclass
+class Traffic:
+    """What one purpose costs this rank: bytes sent to (or asked from) other machines, and seconds spent in it."""
+
+    num_bytes: int = 0
+    seconds: float = 0.0
+
+    @contextlib.contextmanager
+    def crossing(self, num_bytes: int) -> Iterator[None]:
+        self.num_bytes += num_bytes
+        began = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - began
+
+
 class Team:
     """The ranks of the job, over torch.distributed's default process group (CPU tensors)."""
 
@@ -27,6 +47,7 @@ class Team:
         """tag: the job's, for names in shared memory; without it all goes through torch.distributed. COLLECTIVE."""
         self.ranks = ranks
         self.alone = ranks.world_size == 1
+        self.traffic: dict[str, Traffic] = defaultdict(Traffic)  # by purpose; counted where there are several machines
         self._tag = tag
         self._token = torch.zeros(1)
         self._meeting: SharedBarrier | None = None
@@ -87,7 +108,8 @@ class Team:
         gradient = bucket.buffer()
         boxes = self.post([gradient[None]]) if gradient.dtype == torch.float32 and gradient.device.type == "cpu" else None
         if boxes is None:
-            dist.all_reduce(gradient)
+            with self.traffic["head gradients"].crossing(self._ring_bytes(gradient)):
+                dist.all_reduce(gradient)
         else:
             torch.sum(torch.cat([box[0] for box in boxes]), 0, out=gradient)
         future: torch.futures.Future[torch.Tensor] = torch.futures.Future()
@@ -146,7 +168,23 @@ class Team:
             return None
         return torch.cat([part[:size] for part, size in zip(received, sizes, strict=True)])
 
-    def exchange(self, rows: torch.Tensor, send_counts: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
+    def take_traffic(self) -> dict[str, Traffic]:
+        """Traffic since the last call: bytes of all ranks, seconds of the mean rank. COLLECTIVE. {} on one machine."""
+        if self.ranks.num_machines == 1:
+            return {}
+        parts = self.gather_values({name: [cost.num_bytes, cost.seconds] for name, cost in self.traffic.items()})
+        for cost in self.traffic.values():  # kept: others hold them
+            cost.num_bytes, cost.seconds = 0, 0.0
+        total = {name: Traffic() for part in parts for name in part}
+        for part in parts:
+            for name, (num_bytes, seconds) in part.items():
+                total[name].num_bytes += num_bytes
+                total[name].seconds += seconds / len(parts)
+        return total
+
+    def exchange(
+        self, rows: torch.Tensor, send_counts: torch.Tensor, *, purpose: str = "start-up"
+    ) -> tuple[torch.Tensor, list[int]]:
         """Send rows to ranks: the first send_counts[0] go to rank 0, the next to rank 1, ...
 
         rows: (n, ...); send_counts: int64 (world_size,), sum n. Returns the rows received, in rank order, and how
@@ -157,15 +195,26 @@ class Team:
         receive = torch.empty_like(send_counts)
         dist.all_to_all_single(receive, send_counts)
         counts = receive.tolist()
-        return self.exchange_known(rows, send_counts.tolist(), counts), counts
+        return self.exchange_known(rows, send_counts.tolist(), counts, purpose=purpose), counts
 
-    def exchange_known(self, rows: torch.Tensor, send_counts: list[int], receive_counts: list[int]) -> torch.Tensor:
+    def exchange_known(
+        self, rows: torch.Tensor, send_counts: list[int], receive_counts: list[int], *, purpose: str
+    ) -> torch.Tensor:
         """As `exchange`, where every rank already knows how many rows come from each rank."""
         if self.alone:
             return rows
         out = torch.empty((sum(receive_counts), *rows.shape[1:]), dtype=rows.dtype)
-        dist.all_to_all_single(out, rows.contiguous(), receive_counts, send_counts)
+        ranks = self.ranks
+        remote = sum(count for rank, count in enumerate(send_counts) if rank // ranks.local_world_size != ranks.machine)
+        with self.traffic[purpose].crossing(remote * rows[:1].nbytes):
+            dist.all_to_all_single(out, rows.contiguous(), receive_counts, send_counts)
         return out
+
+    def _ring_bytes(self, tensor: torch.Tensor) -> int:
+        """What this rank sends to another machine when gloo adds up `tensor` around a ring of all ranks."""
+        ranks = self.ranks
+        crosses = ranks.num_machines > 1 and ranks.local_rank == ranks.local_world_size - 1
+        return 2 * (ranks.world_size - 1) * tensor.nbytes // ranks.world_size if crosses else 0
 
     def _sizes(self, size: int) -> list[int]:
         mine = torch.tensor([size])

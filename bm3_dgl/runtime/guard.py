@@ -59,11 +59,11 @@ class Orders:
 
 
 class Lost(Exception):
-    """The job cannot go on. spoken: this machine's user has read the line already."""
+    """The job cannot go on."""
 
-    def __init__(self, verdict: Verdict, *, spoken: bool = False) -> None:
+    def __init__(self, verdict: Verdict) -> None:
         super().__init__(verdict.line)
-        self.verdict, self.spoken = verdict, spoken
+        self.verdict = verdict
 
 
 class Line:
@@ -262,8 +262,8 @@ class Guard:
             self._check_abort()
             time.sleep(0.05)
         if said is not None:
-            line = said.line if len(self._orders.hosts) == 1 else f"{self._name(own)}: {said.line}"
-            raise Lost(Verdict(said.code, line), spoken=True)
+            named = len(self._orders.hosts) == 1 or said.line.startswith("machine ")
+            raise Lost(Verdict(said.code, said.line if named else f"{self._name(own)}: {said.line}"))
         if what == "died" and _oom_kills() > self._oom_kills:
             what = "was killed for want of memory"
         raise self._lost(f"{name}{where} (pid {pid}) {what}; the job ends on all machines; go on with train.resume=true")
@@ -341,8 +341,7 @@ def main() -> None:
         guard.run()
     except Lost as lost:
         guard.tell_all(lost.verdict)
-        give_verdict(lost.verdict.code, lost.verdict.line)
-        if not lost.spoken:
+        if give_verdict(lost.verdict.code, lost.verdict.line):  # no trainer here has said it, or something like it, before
             _say(f"error: {lost.verdict.line}\n")
         guard.clear(kill=True)
         os._exit(lost.verdict.code)

@@ -34,6 +34,7 @@ class Outcome:
     stopped_early: bool = False
     epoch_seconds: list[float] = field(default_factory=list)
     evaluate_seconds: list[float] = field(default_factory=list)
+    network: dict[str, dict[str, float]] = field(default_factory=dict)  # of the last epoch, per step, by purpose
 
 
 @dataclass
@@ -66,8 +67,9 @@ class Loop:
         while step < train.epochs * batches and not self.early_stop.stops:
             epoch = step // batches + 1
             order = EpochOrder(self.num_train, seed=train.seed, epoch=epoch)
-            began = time.monotonic()
-            for number in range(step % batches, batches):
+            self.team.take_traffic()
+            began, first = time.monotonic(), step % batches
+            for number in range(first, batches):
                 ids = order.batch(number, batch_size)
                 losses = self.stepper.step(ids, step)
                 self.sums += losses.detached()
@@ -77,6 +79,7 @@ class Loop:
                 if step % batches:  # the last step of an epoch is followed by its evaluation first
                     self._between_steps(step)
             outcome.epoch_seconds.append(time.monotonic() - began)
+            outcome.network = self._network(batches - first)
             self._end_epoch(epoch, step, batches, outcome)
             self._end_if_asked(step)
         outcome.epochs_run = step // batches
@@ -106,7 +109,7 @@ class Loop:
             best = self.early_stop.update(metrics[self.monitor], epoch)
             self._report(epoch, step, losses, metrics, best, outcome)
         elif self.journal is not None:
-            self.journal.record("train", step=step, epoch=epoch, losses=losses, seconds=outcome.epoch_seconds[-1])
+            self._record(epoch, step, losses, outcome)
         if best or last or self.early_stop.stops or epoch % self.config.train.checkpoint_epochs == 0:
             self._save(step, best=best)
 
@@ -116,13 +119,26 @@ class Loop:
         if self.journal is None:
             return
         seconds, evaluate_seconds = outcome.epoch_seconds[-1], outcome.evaluate_seconds[-1]
-        self.journal.record("train", step=step, epoch=epoch, losses=losses, seconds=seconds)
+        self._record(epoch, step, losses, outcome)
         self.journal.record("valid", step=step, epoch=epoch, **metrics, seconds=evaluate_seconds)
         self.journal.say(
             f"epoch {epoch}: loss {losses['total']:.4f}, validation {self.monitor} {metrics[self.monitor]:.4f}"
             f"{' *' if best else ''} (best {self.early_stop.best:.4f} at {self.early_stop.best_epoch}),"
             f" {seconds:.1f} s + {evaluate_seconds:.1f} s"
         )
+
+    def _record(self, epoch: int, step: int, losses: dict[str, float], outcome: Outcome) -> None:
+        assert self.journal is not None, "rank 0 writes"
+        network = {"network": outcome.network} if outcome.network else {}
+        self.journal.record("train", step=step, epoch=epoch, losses=losses, seconds=outcome.epoch_seconds[-1], **network)
+
+    def _network(self, steps: int) -> dict[str, dict[str, float]]:
+        """Bytes that cross between machines, and seconds, per step and purpose. COLLECTIVE."""
+        return {
+            purpose: {"bytes": round(cost.num_bytes / steps), "seconds": round(cost.seconds / steps, 6)}
+            for purpose, cost in self.team.take_traffic().items()
+            if cost.num_bytes
+        }
 
     def _total_sums(self) -> torch.Tensor:
         """Loss terms summed over the ranks. Raises DivergedError on every rank alike."""

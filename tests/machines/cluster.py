@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,6 @@ from tests.jobs import ROOT, SMALL_SHOP
 from tests.netns import Machine, Network, Process, torchrun, why_not
 
 needs_machines = pytest.mark.skipif(why_not() is not None, reason=f"no machines to test with: {why_not()}")
-START_SECONDS = 120.0
 
 
 @dataclass
@@ -60,25 +60,26 @@ def start(
     network: Network,
     home: Path,
     *arguments: str,
+    machines: int = 0,
     ranks: int = 1,
     fault: str | None = None,
     restarts: int = 0,
     name: str = "run",
-    machines: list[int] | None = None,
+    own: Mapping[int, Sequence[str]] | None = None,
 ) -> ClusterJob:
-    """Train the small shop on all machines of the network, or the torchruns of some. fault: see tests/faults."""
+    """Train the small shop on the first `machines` of the network (0: all).
+
+    fault: see tests/faults. own: further arguments of single machines, by number.
+    """
     environment = dict(os.environ)
     if fault is not None:
         environment |= {"BM3_FAULT": fault, "PYTHONPATH": str(ROOT / "tests" / "faults")}
-    settings = [*SMALL_SHOP, f"data.dir={home / 'data'}", f"run.dir={home / name}", f"partition.parts={len(network.machines)}"]
+    machines = machines or len(network.machines)
+    settings = [*SMALL_SHOP, f"data.dir={home / 'data'}", f"run.dir={home / name}", f"partition.parts={machines}"]
     processes = []
-    for number in machines if machines is not None else range(len(network.machines)):
-        command = [
-            *torchrun(network, number, ranks=ranks, restarts=restarts),
-            str(ROOT / "launch" / "train.py"),
-            *settings,
-            *arguments,
-        ]
+    for number in range(machines):
+        launcher = torchrun(network, number, ranks=ranks, machines=machines, restarts=restarts)
+        command = [*launcher, str(ROOT / "launch" / "train.py"), *settings, *arguments, *(own or {}).get(number, [])]
         log = home / f"{name}-{number}.log"
         processes.append(network[number].start(command, output=log, cwd=home, environment=environment))
     return ClusterJob(network, processes, home)

@@ -38,4 +38,4 @@ class HaloExchange:
         The caller sees to barriers: before, so that `local` is complete everywhere; after, so that `halo` is.
         """
         rows = local[self._asked_rows]
-        halo[self._slots] = self._team.exchange_known(rows, self._asked_counts, self._expected.tolist())
+        halo[self._slots] = self._team.exchange_known(rows, self._asked_counts, self._expected.tolist(), purpose="halo rows")

@@ -64,10 +64,12 @@ class Shares:
         world = self._team.ranks.world_size
         widths = torch.tensor([p.shape[1] for p in packed])
         count_matrix = torch.stack(counts, 1)  # (world, groups)
-        received, _ = self._team.exchange(count_matrix, torch.ones(world, dtype=torch.int64))
+        received, _ = self._team.exchange(count_matrix, torch.ones(world, dtype=torch.int64), purpose="row gradients")
         pieces = [p.split(c.tolist()) for p, c in zip(packed, counts, strict=True)]
         flat = torch.cat([pieces[g][r].reshape(-1) for r in range(world) for g in range(len(packed))])
-        arrived = self._team.exchange_known(flat, (count_matrix @ widths).tolist(), (received @ widths).tolist())
+        arrived = self._team.exchange_known(
+            flat, (count_matrix @ widths).tolist(), (received @ widths).tolist(), purpose="row gradients"
+        )
         runs = arrived.split((received * widths).reshape(-1).tolist())
         return [
             self._unpack(g.ntype, torch.cat([runs[r * len(packed) + k] for r in range(world)]).view(-1, int(widths[k])))

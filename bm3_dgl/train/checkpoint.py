@@ -5,7 +5,7 @@
             rows-00000.safetensors    rank 0's rows of every table, and their dataset indices
             rows-00001.safetensors    ...
             dense.safetensors         the head's weights and its optimiser's moments
-            manifest.json             format, cursor, early-stopping state, model's shape, every file's size and SHA-256
+            manifest.json             format, cursor, early-stopping state, model's shape, every file's size and SHA-256, a seal
         latest, best                  text: the name of a step directory
 
 A directory is written under a temporary name and renamed when its manifest is in it; pointers are replaced after
@@ -15,6 +15,7 @@ them. A checkpoint whose files do not match its manifest is passed over for the 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -35,7 +36,7 @@ from bm3_dgl.model.propagation.shares import Shares
 from bm3_dgl.train.step import Model
 from bm3_dgl.types import NODE_TYPES, GlobalStep
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _MANIFEST = "manifest.json"
 _INDEX = "index."  # + node type: dataset indices of a shard's rows
 
@@ -72,7 +73,7 @@ class Checkpoints:
             best_name = name if best else self._best()
             manifest = {"format": FORMAT_VERSION, "step": progress.step, "state": progress.state, "best": best_name}
             manifest |= {"identity": self._identity, "files": entries}
-            _write_text(part / _MANIFEST, json.dumps(manifest, indent=1))
+            _write_text(part / _MANIFEST, json.dumps(manifest | {"seal": _seal(manifest)}, indent=1))
             final = self._directory / name
             shutil.rmtree(final, ignore_errors=True)
             part.rename(final)
@@ -177,6 +178,8 @@ def _verify(directory: Path) -> tuple[dict | None, str]:
         manifest = json.loads((directory / _MANIFEST).read_text(encoding="utf-8"))
         if manifest["format"] != FORMAT_VERSION:
             return None, f"format {manifest['format']}, this program reads {FORMAT_VERSION}"
+        if manifest.pop("seal") != _seal(manifest):
+            return None, f"{_MANIFEST} is damaged"
         for name, entry in manifest["files"].items():
             path = directory / name
             if not path.is_file() or path.stat().st_size != entry["bytes"] or file_hash(path) != entry["sha256"]:
@@ -186,6 +189,11 @@ def _verify(directory: Path) -> tuple[dict | None, str]:
     except (ValueError, KeyError, TypeError, AttributeError):
         return None, f"{_MANIFEST} is damaged"
     return manifest, ""
+
+
+def _seal(manifest: dict) -> str:
+    """SHA-256 of a manifest's content, by which a changed bit in it shows."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _dense_state(model: Model) -> dict[str, torch.Tensor]:

@@ -121,10 +121,26 @@ def test_two_jobs_in_one_run_directory(home: Path) -> None:
     first = start("train", *arguments, "train.epochs=1000", "train.patience=1000", output=home / "first.log")
     first.wait_for((home / "shared" / "checkpoints" / "latest").exists)
     second = start("train", *arguments, "train.resume=true", output=home / "second.log")
-    assert second.wait() == 2
+    assert second.wait() == 5
     assert "another job is training here" in second.text().strip().splitlines()[-1]
     first.process.kill()
     first.wait()
+
+
+def test_sigterm_saves_and_the_run_goes_on(home: Path) -> None:
+    settings = ["train.batch_size=32", "train.epochs=3", "debug=true"]
+    train(home, "unasked", None, *settings)
+    arguments = [*SMALL_SHOP, f"data.dir={home / 'data'}", f"run.dir={home / 'asked'}", *settings]
+    job = start("train", *arguments, output=home / "asked.log")
+    job.wait_for(lambda: "epoch 1" in job.text())
+    job.process.send_signal(signal.SIGTERM)
+    assert job.wait() == 143
+    last = job.text().strip().splitlines()[-1]
+    step = int((home / "asked" / "checkpoints" / "latest").read_text().split("-")[1])
+    assert last == f"error: train: ended by SIGTERM after step {step}, which is saved; go on with train.resume=true"
+    run("train", *arguments, "train.resume=true", output=home / "asked-again.log")
+    got, expected = parameters(home / "asked"), parameters(home / "unasked")
+    assert got.keys() == expected.keys() and all(torch.equal(got[name], value) for name, value in expected.items())
 
 
 @pytest.mark.parametrize("broken", ["a file", "not writable"])

@@ -102,6 +102,8 @@ def test_the_job_ends_as_a_whole(network: Network, home: Path, uninterrupted: Pa
     took = watch_the_end(job, GONE_SECONDS.get(blow, 10.0))
     codes = [process.popen.returncode for process in job.processes]
     assert all(codes), f"exit codes {codes}"
+    if "terminated" in blow and moment in ("propagation", "checkpoint", "evaluation"):
+        assert codes == [143, 143], f"exit codes {codes}"
     lines = {n: job.last_line(n) for n in range(2) if network[n].alive()}
     for number, line in lines.items():
         assert line.startswith("error: ") or "Error" in line, f"{blow}, machine {number}: {job.processes[number].text()}"

@@ -12,11 +12,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test lint format clean
+.PHONY: help setup train test test-machines kill-table lint format clean
 
 help:  ## List the targets
 	@echo "make TARGET [ARGS=...]"
-	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  %-8s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  %-13s %s\n' "$$name" "$$text"; done
 	@echo "Examples: make train ARGS=\"train.epochs=3 run.dir=runs/try\"    make test ARGS=\"-k config -x\""
 
 setup: $(STAMP)  ## Make .venv with the pinned packages and this one (3 to 10 minutes the first time, then instant)
@@ -42,6 +42,12 @@ train: $(STAMP)  ## Train on the made-up shop with TRAINERS=4 processes, then wr
 
 test: $(STAMP)  ## Run every test
 	$(BIN)/python -m pytest $(ARGS)
+
+test-machines: $(STAMP)  ## Run the tests of several machines and pods, in network namespaces (as root)
+	$(BIN)/python -m pytest tests/machines tests/k8s $(ARGS)
+
+kill-table: $(STAMP)  ## Kill everything at every moment and write the table to kill-table.md (an hour, as root)
+	BM3_KILL_TABLE=$(CURDIR)/kill-table.md $(BIN)/python -m pytest tests/machines/test_failures.py $(ARGS)
 
 lint: $(STAMP)  ## Check style, formatting and types
 	$(BIN)/ruff check .

@@ -38,6 +38,7 @@ SHARED_MEMORY = Path("/dev/shm")
 STOPPED_SECONDS = 4.0  # a stopped process is as good as dead after that
 _TICK_SECONDS = 0.2
 _BEAT_SECONDS = 1.0
+_LONGEST = 1 << 16  # bytes of a message
 _PAUSE_SECONDS = 3.0  # a tick that took longer: the guard itself was stopped, so it can blame nobody for silence
 _CAUSE_SECONDS = 0.5
 _MEET_SECONDS = 60.0  # for all guards to be connected
@@ -94,7 +95,11 @@ class Line:
             return [], True
         self.heard = time.monotonic()
         *lines, self._received = (self._received + data).split(b"\n")
-        return [json.loads(line) for line in lines], not data
+        try:
+            messages = [json.loads(line) for line in lines]
+        except ValueError:
+            messages = [{}]
+        return [message for message in messages if isinstance(message, dict)], not data or len(self._received) > _LONGEST
 
 
 class Guard:
@@ -158,7 +163,8 @@ class Guard:
         shutil.rmtree(self._orders.scratch, ignore_errors=True)
 
     def _complete(self) -> bool:
-        return self._orders.machine > 0 or len(self._lines) == len(self._orders.hosts) - 1
+        """Whether the guards of all machines have come."""
+        return self._orders.machine > 0 or len({line.machine for line in self._lines} - {-1}) == len(self._orders.hosts) - 1
 
     def _hear_trainer(self) -> None:
         assert self._input is not None
@@ -197,34 +203,36 @@ class Guard:
         self._lines.append(Line(connection))
 
     def _hear_guard(self, line: Line) -> None:
-        try:
-            messages, closed = line.receive()
-            for message in messages:
-                if line.machine < 0:  # first words: who it is; strangers are not talked to
-                    assert message["tag"] == self._orders.tag, "another job"
-                    line.machine = int(message["machine"])
-                if "abort" in message:
-                    raise Lost(Verdict(*message["abort"]))
-                line.ended |= "end" in message
-        except (ValueError, KeyError, TypeError, AssertionError):
-            if line.machine < 0:
-                self._lines.remove(line)
+        messages, line.closed = line.receive()
+        if line.machine < 0:  # it has yet to say who it is, and strangers are not talked to
+            if messages and messages[0].get("tag") == self._orders.tag:
+                line.machine = int(messages.pop(0)["machine"])
+            elif messages or line.closed:
+                self._dismiss(line)
                 return
-            raise
-        line.closed = closed
-        if closed and line.machine < 0:
-            self._lines.remove(line)
-        elif closed and not line.ended:
+        for message in messages:
+            if "abort" in message:
+                raise Lost(Verdict(*message["abort"]))
+            line.ended |= "end" in message
+        if line.closed and not line.ended:
             raise self._lost(f"{self._name(line.machine)} is gone: it was shut down, or its processes were killed")
+
+    def _dismiss(self, line: Line) -> None:
+        line.socket.close()
+        self._lines.remove(line)
 
     def _beat(self, now: float) -> None:
         if now - self._beaten >= _BEAT_SECONDS:
             self._beaten = now
             for line in self._lines:
                 line.send(beat=True)
-        for line in self._lines:
+        for line in list(self._lines):
             silence = now - line.heard
-            if silence > self._orders.silence_seconds and not line.ended:
+            if silence <= self._orders.silence_seconds or line.ended:
+                continue
+            if line.machine < 0:
+                self._dismiss(line)
+            else:
                 raise self._lost(
                     f"{self._name(line.machine)} has been silent for {silence:.0f} s: it, or the network to it, is down"
                 )

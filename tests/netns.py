@@ -197,7 +197,9 @@ class Network:
     def _make(self, name: str) -> Machine:
         script = _INIT.format(shm=self._shm, hosts=self.hosts, name=name)
         command = ["unshare", "--net", "--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child", "--mount-proc"]
-        init = subprocess.Popen([*command, "sh", "-ec", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        init = subprocess.Popen(
+            [*command, "sh", "-ec", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
         _await_ready(init)
         pid = int(Path(f"/proc/{init.pid}/task/{init.pid}/children").read_text().split()[0])
         machine = Machine(name, self.addresses[name], init, pid, self)

@@ -14,27 +14,10 @@ import dgl
 import numpy as np
 from dgl.distributed import load_partition
 
+from bm3_dgl.graph.plan import PartReport
 from bm3_dgl.types import ITEM, NODE_TYPES, RATED_BY, RATES, USER
 
 Ranges = Mapping[str, Sequence[tuple[int, int]]]  # node type -> (start, stop) of each part, in partition-space ids
-_FLOAT32 = 4  # bytes
-_TABLES = 5  # E, H, the gradient, and Adam's two moments
-# DGL keeps a part as CSC with int64 ids: indptr 8 + NID 8 + part_id 8 + NTYPE 2 + inner_node 1 bytes a node,
-# indices 8 + position of the edge 8 + EID 8 + ETYPE 4 + inner_edge 1 bytes an edge.
-_NODE_BYTES, _EDGE_BYTES = 27, 29
-
-
-@dataclass(frozen=True)
-class PartReport:
-    """One part. Edges are those it owns; halo nodes are the foreign nodes that these edges come from."""
-
-    users: int
-    items: int
-    rates_edges: int  # of its own items
-    rated_by_edges: int  # of its own users
-    halo_users: int
-    halo_items: int
-    bytes_on_disk: int = 0
 
 
 @dataclass(frozen=True)
@@ -96,23 +79,6 @@ def measure(
         "node_balance": _balance([report.users + report.items for report in reports]),
         "edge_balance": _balance([report.rates_edges + report.rated_by_edges for report in reports]),
     }
-
-
-def memory_bytes(part: Mapping[str, int], *, feature_widths: Sequence[int], embedding_dim: int) -> dict[str, int]:
-    """Estimate of a machine's tables in memory, in bytes: {"tables", "halo", "features", "graph", "total"}.
-
-    tables = 5 (E, H, gradient, two Adam moments) x 4 d (users + items); halo = 4 d (halo users + halo items), the rows
-    received for one layer; features = 4 items x sum of widths, fixed and once per machine (trainable ones take four
-    times that: gradient and two moments more); graph = 27 bytes a node with halo + 29 bytes an own edge of both types.
-    """
-    rows, halo = part["users"] + part["items"], part["halo_users"] + part["halo_items"]
-    sizes = {
-        "tables": _TABLES * _FLOAT32 * embedding_dim * rows,
-        "halo": _FLOAT32 * embedding_dim * halo,
-        "features": _FLOAT32 * part["items"] * sum(feature_widths),
-        "graph": _NODE_BYTES * (rows + halo) + _EDGE_BYTES * (part["rates_edges"] + part["rated_by_edges"]),
-    }
-    return sizes | {"total": sum(sizes.values())}
 
 
 def _load(part_config: Path, part: int) -> _Part:

@@ -80,17 +80,19 @@ class GraphStore:
         tensor = embedding.weight
         return self._as_table(name, ntype, tensor), embedding
 
-    def sample_neighbors(self, seeds: dict[str, torch.Tensor], fanout: int) -> Any:
-        """DGL graph of up to `fanout` drawn in-edges of each seed (global_nids per type), of any machine; -1: all."""
+    def sample_neighbors(self, seeds: dict[str, torch.Tensor], fanout: int, *, seed: int) -> Any:
+        """DGL graph of up to `fanout` drawn in-edges of each seed (global_nids per type), of any machine; -1: all.
+
+        The draw depends on `seed` and the nodes alone.
+        """
         import dgl
 
-        # One thread: each has a generator of its own, and which thread draws for which seed changes from run to run.
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            return dgl.distributed.sample_neighbors(self.graph, seeds, fanout)
-        finally:
-            torch.set_num_threads(threads)
+        from bm3_dgl.runtime.sampling import SeededSampling
+
+        dgl.seed(seed % 2**31)
+        SeededSampling.next_seed = seed
+        # Sorted: the order of a block's nodes, which are the next seeds, changes from run to run.
+        return dgl.distributed.sample_neighbors(self.graph, {n: nids.sort().values for n, nids in seeds.items()}, fanout)
 
     def machine_buffer(self, name: str, shape: tuple[int, int]) -> torch.Tensor:
         """Zeros float32 that only this machine's ranks share. COLLECTIVE."""

@@ -19,12 +19,13 @@ from bm3_dgl.data.dataset import Dataset
 from bm3_dgl.data.prepare import prepare
 from bm3_dgl.errors import ConfigError, JobError
 from bm3_dgl.graph.partition import Partition, ensure_partition
+from bm3_dgl.graph.plan import Job, PartReport, modality_widths, shared_bytes
 from bm3_dgl.graph.store import GraphStore
 from bm3_dgl.jobs.agreement import agree_on_config, agree_on_partition, agree_on_run_dir
 from bm3_dgl.model.bm3 import BM3Head
 from bm3_dgl.model.propagation import base, exact, sampled
 from bm3_dgl.model.propagation.shares import Shares
-from bm3_dgl.runtime.collectives import MAIL_BYTES, Team
+from bm3_dgl.runtime.collectives import Team
 from bm3_dgl.runtime.company import Company
 from bm3_dgl.runtime.meeting import meet, open_store
 from bm3_dgl.runtime.ranks import Ranks, launched_by_torchrun, ranks_from_environment, threads_per_rank
@@ -166,17 +167,10 @@ def _engine(config: JobConfig, store: GraphStore, shares: Shares) -> base.Engine
 
 def check_shared_memory(config: JobConfig, partition: Partition, ranks: Ranks) -> None:
     """Raise JobError where this machine's tables will not fit /dev/shm; DGL would die of a bus error."""
-    part = partition.report["parts"][ranks.machine]
-    width, layers = config.model.embedding_dim, config.model.layers
-    # E with two moments, H, the gradient and, for more than one layer, scratch; residual rows and features with moments.
-    tables = (5 + (layers > 1)) * width * (part["users"] + part["items"])
-    names = config.data.modalities if config.data.modalities is not None else list(partition.manifest["features"])
-    if config.model.features is not Features.fixed:
-        residual = config.model.features is Features.residual
-        widths = [width if residual else partition.manifest["features"].get(name, 0) for name in names]
-        tables += 3 * sum(widths) * part["items"]
-    mail = 0 if ranks.num_machines > 1 or ranks.world_size == 1 else 2 * MAIL_BYTES * ranks.world_size
-    needed, free = 4 * tables + mail, shutil.disk_usage("/dev/shm").free
+    job = Job(config, modality_widths(config, partition.manifest["features"]), ranks.num_machines, ranks.local_world_size)
+    part = PartReport(**partition.report["parts"][ranks.machine])
+    needed = sum(shared_bytes(job, part, partition.report["cut_edges"]).values())
+    free = shutil.disk_usage("/dev/shm").free
     if needed > free:
         raise JobError(f"/dev/shm: {needed / 2**20:.0f} MiB are needed and {free / 2**20:.0f} MiB are free; enlarge it")
 

@@ -33,6 +33,7 @@ import os
 from bm3_dgl.runtime.lifeline import die_with_parent
 die_with_parent()
 import dgl
+import bm3_dgl.runtime.sampling
 dgl.distributed.initialize(os.environ["DGL_IP_CONFIG"])
 """
 
@@ -146,6 +147,7 @@ def initialize_standalone() -> None:
     with _quiet("DGL"):
         close_kvstore()
         dgl.distributed.initialize("")
+    dgl.utils.set_num_threads(1)  # as `initialize` does for trainers: what is drawn depends on the number of threads
 
 
 @contextlib.contextmanager

@@ -62,6 +62,14 @@ def test_machines_do_not_change_the_result(
     assert sampled or costs["halo rows"]["bytes"] == halo_bytes(several, machines)
 
 
+def test_neighbours_drawn_on_the_other_machine_are_drawn_again(network: Network, home: Path) -> None:
+    """Two runs of the sampled engine that draw some neighbours: the same bits, though servers draw for both ranks."""
+    settings = ["model.layers=2", "train.epochs=2", "propagation.engine=sampled", "propagation.fanouts=[3,2]"]
+    first, second = (parameters(train(network, home, 2, 1, *settings, name=f"drawn-{name}")) for name in ("once", "twice"))
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+
+
 def test_a_run_moves_to_other_machines_and_ranks(network: Network, home: Path) -> None:
     """1 machine -> 2 machines -> 1 machine with 4 ranks, an epoch each, gives what 3 epochs on one machine give."""
     three = [*EXACT, "train.epochs=3"]

@@ -132,12 +132,10 @@ class SampledEngine:
         """Blocks from the outermost layer to the seeds'. fanouts: nearest the seeds first."""
         import dgl
 
-        # Draws among this machine's nodes depend on the seed, the step and the rank alone, so a resumed run draws the
-        # same; neighbours of another machine's nodes are drawn by its server, with a generator of its own.
-        dgl.seed(derive(self._seed, "sampling", self._step, self._team.ranks.rank) % 2**31)
-        blocks: list[Any] = []
-        for fanout in self._fanouts:
-            block = dgl.to_block(self._store.sample_neighbors(seeds, fanout), seeds)
+        rank, blocks = self._team.ranks.rank, list[Any]()
+        for hop, fanout in enumerate(self._fanouts):
+            seed = derive(self._seed, "sampling", self._step, rank, hop)
+            block = dgl.to_block(self._store.sample_neighbors(seeds, fanout, seed=seed), seeds)
             seeds = {ntype: block.srcnodes[ntype].data["_ID"] for ntype in NODE_TYPES}
             blocks.insert(0, block)
         return blocks

@@ -190,9 +190,7 @@ def feature_bytes(job: Job, part: PartReport) -> int:
 def disk_bytes(job: Job, graph: Graph, part: PartReport) -> int:
     """Files that one machine needs of the partition: its part with the features, and the maps of all parts."""
     own = part.bytes_on_disk or (
-        _EDGE_BYTES * _held_edges(part, graph.cut)
-        + _NODE_BYTES_ON_DISK * (part.rows + part.halo)
-        + feature_bytes(job, part)
+        _EDGE_BYTES * _held_edges(part, graph.cut) + _NODE_BYTES_ON_DISK * (part.rows + part.halo) + feature_bytes(job, part)
     )
     return own + _ID * (graph.users + graph.items + graph.train)
 

@@ -152,9 +152,7 @@ def _lines(job: Job, graph: Graph) -> Iterator[tuple[str, str]]:
     yield from _step_lines(job, graph, largest)
 
 
-def _step_lines(
-    job: Job, graph: Graph, largest: Callable[[Callable[[PartReport], float]], float]
-) -> Iterator[tuple[str, str]]:
+def _step_lines(job: Job, graph: Graph, largest: Callable[[Callable[[PartReport], float]], float]) -> Iterator[tuple[str, str]]:
     costs = [plan.network_bytes(job, graph, part) for part in graph.parts]
     network = max(sum(cost.values()) for cost in costs)
     yield "network per step", _bytes(network)

@@ -18,9 +18,10 @@ from bm3_dgl.errors import JobError
 from bm3_dgl.runtime.addresses import interface_of, own_address
 from bm3_dgl.runtime.guard import STOPPED_SECONDS, Orders, process_state, remove_segments
 from bm3_dgl.runtime.lifeline import leave_at_once
-from bm3_dgl.runtime.meeting import Attempt
+from bm3_dgl.runtime.meeting import MEET_SECONDS, Attempt
 from bm3_dgl.runtime.verdict import ask_for_verdict, forget_verdict, verdict_path
 
+_WAIT_SECONDS = 24 * 3600.0  # preparing data may take long, and any death ends the wait
 _WATCH_SECONDS = 0.5
 _SPEAK_FIRST_SECONDS = 1.0
 _LEAVE_SECONDS = 60.0  # for other machines to end well too
@@ -36,6 +37,7 @@ class Company:
         """Raises UserError where a machine cannot be reached, on every rank alike."""
         self.attempt = attempt
         ranks = attempt.ranks
+        attempt.limit_waiting(resolve_seconds + MEET_SECONDS)
         self.addresses: list[str] = attempt.of_machines(
             "address", lambda: own_address(ranks, peers, resolve_seconds=resolve_seconds)
         )
@@ -45,6 +47,7 @@ class Company:
         start = attempt.await_value(f"guard/{ranks.machine}")
         self.scratch, self._guard_pid = Path(start["scratch"]), int(start["pid"])
         ask_for_verdict(start["verdict"])
+        attempt.limit_waiting(_WAIT_SECONDS)
         self._leaving, self._gone = threading.Event(), threading.Event()
         threading.Thread(target=self._watch_guard, name="guard's watch", daemon=True).start()
         if ranks.num_machines > 1:

@@ -163,8 +163,9 @@ class Guard:
         shutil.rmtree(self._orders.scratch, ignore_errors=True)
 
     def _complete(self) -> bool:
-        """Whether the guards of all machines have come."""
-        return self._orders.machine > 0 or len({line.machine for line in self._lines} - {-1}) == len(self._orders.hosts) - 1
+        """Whether the guards of all machines have come to this one, or this one to machine 0's."""
+        expected = len(self._orders.hosts) - 1 if self._orders.machine == 0 else 1
+        return len({line.machine for line in self._lines} - {-1}) == expected
 
     def _hear_trainer(self) -> None:
         assert self._input is not None
@@ -238,8 +239,9 @@ class Guard:
                 )
         if not self._complete() and now - self._began > _MEET_SECONDS:
             met = {line.machine for line in self._lines}
-            absent = [self._name(m) for m in range(1, len(self._orders.hosts)) if m not in met]
-            raise self._lost(f"{', '.join(absent)}: no guard has come from there in {_MEET_SECONDS:.0f} s")
+            others = range(1, len(self._orders.hosts)) if self._orders.machine == 0 else [0]
+            absent = ", ".join(self._name(machine) for machine in others if machine not in met)
+            raise self._lost(f"{absent}: no word from the guard there in {_MEET_SECONDS:.0f} s")
 
     def _check_processes(self, now: float) -> None:
         watched = {"torchrun": self._orders.launcher} | (self._orders.trainers if self._closing else self._watched)

@@ -22,8 +22,7 @@ import torch.distributed as dist
 from bm3_dgl.errors import JobError, UserError
 from bm3_dgl.runtime.ranks import Ranks
 
-_MEET_SECONDS = 60.0  # between the first and the last rank, which load the same modules
-_WAIT_SECONDS = 24 * 3600  # for what a member says: preparing data may take long, and its death ends the wait
+MEET_SECONDS = 60.0  # between the first and the last rank, which load the same modules
 _POLL_SECONDS = 0.05
 
 
@@ -45,12 +44,21 @@ class Attempt:
         first = self.ranks.machine * self.ranks.local_world_size
         return range(first, first + self.ranks.local_world_size)
 
+    def limit_waiting(self, seconds: float) -> None:
+        """How long `await_value` waits at most: until there is a guard, the death of a member does not end the wait."""
+        self.store.set_timeout(timedelta(seconds=seconds))
+
     def publish(self, key: str, value: object) -> None:
         self.store.set(key, json.dumps(value))
 
     def await_value(self, key: str) -> Any:
-        """A value that another rank publishes, however long that takes."""
-        return json.loads(self.store.get(key))
+        """A value that another rank publishes. Raises JobError where it does not come within the limit."""
+        try:
+            return json.loads(self.store.get(key))
+        except RuntimeError as error:
+            if "imeout" not in str(error):
+                raise
+        raise JobError(f"no word about {key!r} from the rank that has to say it; look at what all machines print")
 
     def of_machines(self, key: str, make: Callable[[], Any]) -> list[Any]:
         """make() of every machine's leading rank. COLLECTIVE. A machine's UserError is raised by all, with its name."""
@@ -73,7 +81,7 @@ def open_store(ranks: Ranks) -> dist.Store:
     is_host = ranks.leads and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     try:
         store = dist.TCPStore(
-            host, port, ranks.world_size, is_host, timeout=timedelta(seconds=_MEET_SECONDS), wait_for_workers=False
+            host, port, ranks.world_size, is_host, timeout=timedelta(seconds=MEET_SECONDS), wait_for_workers=False
         )
     except (RuntimeError, TimeoutError) as error:
         reason = str(error).splitlines()[0]
@@ -89,14 +97,13 @@ def meet(store: dist.Store, ranks: Ranks) -> Attempt:
     store.add(f"members/{ranks.rank}", 1)
     tag, members = _invite(store, ranks) if ranks.leads else _follow(store, ranks, nonce)
     own = dist.PrefixStore(tag, store)
-    own.set_timeout(timedelta(seconds=_WAIT_SECONDS))
     hosts = [member["host"] for member in members[:: ranks.local_world_size]]
     return Attempt(tag, ranks, own, hosts, [member["pid"] for member in members])
 
 
 def _invite(store: dist.Store, ranks: Ranks) -> tuple[str, list[dict]]:
     """Rank 0: list whoever is there, and list again while a newcomer takes the place of one that is gone."""
-    tag, deadline, listed = f"bm3_{secrets.token_hex(6)}", time.monotonic() + _MEET_SECONDS, None
+    tag, deadline, listed = f"bm3_{secrets.token_hex(6)}", time.monotonic() + MEET_SECONDS, None
     while True:
         missing = [rank for rank in range(ranks.world_size) if store.add(f"members/{rank}", 0) == 0]
         if not missing:
@@ -114,14 +121,14 @@ def _invite(store: dist.Store, ranks: Ranks) -> tuple[str, list[dict]]:
             machines = sorted({rank // ranks.local_world_size for rank in missing})
             raise JobError(
                 f"no word from rank {', '.join(map(str, missing))} of machine {', '.join(map(str, machines))} in"
-                f" {_MEET_SECONDS:.0f} s; start torchrun there with its own --node_rank and look at what it prints"
+                f" {MEET_SECONDS:.0f} s; start torchrun there with its own --node_rank and look at what it prints"
             )
         time.sleep(_POLL_SECONDS)
 
 
 def _follow(store: dist.Store, ranks: Ranks, nonce: str) -> tuple[str, list[dict]]:
     """Other ranks: wait for a list with their name on it, say so, and wait for the word to go."""
-    deadline, said = time.monotonic() + _MEET_SECONDS, set()
+    deadline, said = time.monotonic() + MEET_SECONDS, set()
     while time.monotonic() < deadline:
         if store.add("attempts", 0) > 0:
             attempt = json.loads(store.get("attempt"))
@@ -134,7 +141,7 @@ def _follow(store: dist.Store, ranks: Ranks, nonce: str) -> tuple[str, list[dict
                     return tag, members
         time.sleep(_POLL_SECONDS)
     raise JobError(
-        f"the ranks of the job did not meet in {_MEET_SECONDS:.0f} s; look at what the other machines' torchruns print"
+        f"the ranks of the job did not meet in {MEET_SECONDS:.0f} s; look at what the other machines' torchruns print"
     )
 
 

@@ -117,7 +117,7 @@ class ClusterConfig:
         120.0, "How long a peer's name may be unknown at the start.", unit="seconds", low=0.1, high=3600.0
     )
     silence_seconds: float = setting(
-        15.0, "A machine that is silent for longer is lost, and the job ends.", unit="seconds", low=3.0, high=3600.0
+        7.0, "A machine that is silent for longer is lost, and the job ends.", unit="seconds", low=3.0, high=3600.0
     )
 
 

@@ -1,23 +1,63 @@
-"""What a partition came out as, read back from the files that DGL wrote; and whether it is one at all.
+"""The counts of a graph in parts: as read back from the files that DGL wrote, and whether they are a partition at all; or
+as expected of an assignment at random.
 
-In: DGL's JSON and part files, the maps, the dataset's train interactions. Out: plain numbers for the manifest.
+In: DGL's JSON and part files, the maps, the dataset's train interactions; or degrees. Out: plain numbers, for the
+manifest and for plan.py.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import dgl
 import numpy as np
-from dgl.distributed import load_partition
 
-from bm3_dgl.graph.plan import PartReport
 from bm3_dgl.types import ITEM, NODE_TYPES, RATED_BY, RATES, USER
 
 Ranges = Mapping[str, Sequence[tuple[int, int]]]  # node type -> (start, stop) of each part, in partition-space ids
+
+
+@dataclass(frozen=True)
+class PartReport:
+    """One part. Edges are those it owns; halo nodes are the foreign nodes that these edges come from."""
+
+    users: int
+    items: int
+    rates_edges: int  # of its own items
+    rated_by_edges: int  # of its own users
+    halo_users: int
+    halo_items: int
+    bytes_on_disk: int = 0
+
+    @property
+    def rows(self) -> int:
+        return self.users + self.items
+
+    @property
+    def edges(self) -> int:
+        return self.rates_edges + self.rated_by_edges
+
+    @property
+    def halo(self) -> int:
+        return self.halo_users + self.halo_items
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The whole graph and its parts. cut: share of the train interactions whose user and item lie in different parts.
+
+    parts: one for each machine where they were measured, else one that stands for all. interactions: of all splits.
+    """
+
+    users: int
+    items: int
+    train: int
+    interactions: int
+    cut: float
+    parts: tuple[PartReport, ...]
 
 
 @dataclass(frozen=True)
@@ -35,6 +75,32 @@ class _Part:
     nodes: dict[str, np.ndarray]  # node type -> own nodes, partition-space ids, in the part's local order
     rates: _Edges
     rated_by: _Edges
+
+
+def measured_graph(manifest: Mapping[str, Any], *, interactions: int) -> Graph:
+    """From the manifest of a partition."""
+    counts, report = manifest["counts"], manifest["report"]
+    parts = tuple(PartReport(**part) for part in report["parts"])
+    return Graph(counts["users"], counts["items"], counts["train"], interactions, report["cut_edges"], parts)
+
+
+def expected_graph(degrees: Mapping[str, Mapping[float, int]], *, interactions: int, parts: int) -> Graph:
+    """What an assignment of nodes to parts at random comes to in the mean. degrees: node type -> degree -> nodes with it.
+
+    A node with k neighbours has one in each of the other P - 1 parts with probability 1 - (1 - 1/P)^k, and its row goes
+    there; of its edges a share of 1 - 1/P is cut. METIS exchanges less. The sum is concave in k, so where only the mean
+    degree is known, taking it for every node gives an upper bound.
+    """
+    away = 1 - 1 / parts
+    nodes = {ntype: sum(degrees[ntype].values()) for ntype in NODE_TYPES}
+    train = round(sum(degree * count for degree, count in degrees[USER].items()))
+    halo = {}
+    for ntype in NODE_TYPES:
+        values, counts = np.array([*degrees[ntype]], dtype=np.float64), np.array([*degrees[ntype].values()])
+        halo[ntype] = math.ceil(away * float((counts * (1 - away**values)).sum()))
+    users, items, edges = (-(-total // parts) for total in (nodes[USER], nodes[ITEM], train))
+    part = PartReport(users, items, edges, edges, halo[USER], halo[ITEM])
+    return Graph(nodes[USER], nodes[ITEM], train, interactions, away, (part,))
 
 
 def measure(
@@ -83,6 +149,9 @@ def measure(
 
 def _load(part_config: Path, part: int) -> _Part:
     """Read one part's file; asserts that own edges end in own nodes and that all edges which do are own."""
+    import dgl  # late: it takes seconds, and the counts above are wanted without it
+    from dgl.distributed import load_partition
+
     graph, _, _, book, *_ = load_partition(str(part_config), part, load_feats=False)
     node_types, node_ids = (ids.numpy() for ids in book.map_to_per_ntype(graph.ndata[dgl.NID]))
     edge_types, edge_ids = (ids.numpy() for ids in book.map_to_per_etype(graph.edata[dgl.EID]))

@@ -87,7 +87,7 @@ class GraphStore:
         """
         import dgl
 
-        from bm3_dgl.runtime.sampling import SeededSampling
+        from bm3_dgl.graph.sampling import SeededSampling
 
         dgl.seed(seed % 2**31)
         SeededSampling.next_seed = seed

@@ -44,6 +44,8 @@ def agree_on_run_dir(attempt: Attempt, config: JobConfig) -> None:
     sign = run_dir / f".{attempt.tag}.sign"
     if ranks.leads:
         run_dir.mkdir(parents=True, exist_ok=True)
+        for old in run_dir.glob(".bm3_*.sign"):  # of a job that was killed meanwhile
+            old.unlink(missing_ok=True)
         sign.touch()
         attempt.publish("sign", True)
     attempt.await_value("sign")

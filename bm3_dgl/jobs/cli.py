@@ -14,10 +14,9 @@ from bm3_dgl.config.load import command_line, load_config, parser_with_keys
 from bm3_dgl.config.schema import JobConfig
 from bm3_dgl.errors import DataError, JobError, UserError
 from bm3_dgl.log import setup_logging
-from bm3_dgl.runtime.lifeline import die_with_parent, install_excepthook, leave_at_once
-from bm3_dgl.runtime.meeting import open_store
-from bm3_dgl.runtime.ranks import Ranks, launched_by_torchrun, ranks_from_environment, restart_count
-from bm3_dgl.runtime.verdict import verdict_path
+from bm3_dgl.runtime.lifeline import die_with_parent, install_excepthook, is_guarded, leave_at_once
+from bm3_dgl.runtime.meeting import open_store, report_failure
+from bm3_dgl.runtime.ranks import Ranks, launched_by_torchrun, ranks_from_environment
 
 _LEAD_SECONDS = 0.5  # rank 0 speaks for all where all met the same mistake
 INTERRUPTED = 130  # 128 + SIGINT, as shells report Ctrl-C
@@ -56,7 +55,8 @@ def launch_ranks(description: str, main: Job, *, parse: Parse = command_line) ->
         main(parse(description))
     except Exception as error:
         mistake = as_user_error(error)
-        leave_at_once(mistake, show=not isinstance(mistake, UserError) or _speaks_first(ranks))
+        first = is_guarded() or not isinstance(mistake, UserError) or _speaks_first(ranks, mistake)
+        leave_at_once(mistake, show=first)
     except KeyboardInterrupt as error:
         leave_at_once(error, show=ranks.leads)
     sys.stdout.flush()
@@ -95,12 +95,12 @@ def run_command_line(description: str) -> JobConfig:
     return config
 
 
-def _speaks_first(ranks: Ranks) -> bool:
-    """Whether this rank is the first of its machine to report a user's mistake, which all ranks may have met alike."""
-    if ranks.world_size == 1 or verdict_path() is not None:  # the verdict knows who was first
+def _speaks_first(ranks: Ranks, mistake: UserError) -> bool:
+    """Whether this rank is the first of its machine to report a mistake, which all may have met alike."""
+    if ranks.world_size == 1:
         return True
     time.sleep(0.0 if ranks.leads else _LEAD_SECONDS)
     try:
-        return open_store(ranks).add(f"error/{ranks.machine}/{restart_count()}", 1) == 1
+        return report_failure(open_store(ranks), ranks, mistake)
     except (RuntimeError, UserError):  # the store went with torchrun: better twice than not at all
         return True

@@ -17,8 +17,9 @@ from bm3_dgl.data.dataset import Dataset
 from bm3_dgl.data.prepare import prepare
 from bm3_dgl.errors import ConfigError, DataError
 from bm3_dgl.graph import plan
+from bm3_dgl.graph.measure import Graph, PartReport, expected_graph, measured_graph
 from bm3_dgl.graph.partition import Partition, ensure_partition, open_partition, partition_directory
-from bm3_dgl.graph.plan import Graph, Job, PartReport
+from bm3_dgl.graph.plan import Job
 from bm3_dgl.types import ITEM, USER, Split
 
 _KIB, _MIB, _GIB = 1 << 10, 1 << 20, 1 << 30
@@ -43,7 +44,7 @@ class Command:
         parser = parser_with_keys(description)
         parser.add_argument("--plan", action="store_true", help="print what a job takes of each machine; partition nothing")
         parser.add_argument("--machines", type=_counts, metavar="M,M,...", help="for --plan; default 1,2,4,8,partition.parts")
-        parser.add_argument("--ranks", type=_count, default=4, metavar="N", help="for --plan: ranks of each machine; default 4")
+        parser.add_argument("--ranks", type=_count, metavar="N", help="for --plan: ranks of each machine; default 4")
         for name in _COUNTS:
             parser.add_argument(f"--{name}", type=_count, metavar="N", help="for --plan of data that is not there: its counts")
         parser.add_argument("--feature-widths", type=_counts, default=[], metavar="V,V,...", help="and its raw feature widths")
@@ -52,8 +53,11 @@ class Command:
         if given and len(given) < len(_COUNTS):
             missing = next(name for name in _COUNTS if name not in given)
             raise ConfigError(f"command line: --{missing} is missing beside --{given[0]}; a plan from counts needs all three")
-        if not self.options.plan and (given or self.options.machines or self.options.feature_widths):
-            raise ConfigError("command line: --machines, --users and the like are for --plan; add it, or leave them out")
+        of_plan = [*given, *(name for name in ("machines", "ranks", "feature_widths") if getattr(self.options, name))]
+        if of_plan and not self.options.plan:
+            raise ConfigError(f"command line: --{of_plan[0].replace('_', '-')} is for --plan; add it, or leave it out")
+        if self.options.feature_widths and not given:
+            raise ConfigError("command line: --feature-widths is for a plan from counts; a dataset has its own")
         return load_config(self.options.config, self.options.overrides)
 
     def run(self, config: JobConfig) -> None:
@@ -61,7 +65,7 @@ class Command:
             main(config)
         elif self.options.users:
             users, items, interactions = (getattr(self.options, name) for name in _COUNTS)
-            widths = {f"modality {number}": width for number, width in enumerate(self.options.feature_widths)}
+            widths = {f"modality {number}": width for number, width in enumerate(self.options.feature_widths, 1)}
             degrees = {USER: {interactions / users: users}, ITEM: {interactions / items: items}}
             print(self._table(config, widths, lambda parts: _expected(degrees, interactions, parts)))
         else:
@@ -69,7 +73,7 @@ class Command:
 
     def _table(self, config: JobConfig, widths: Mapping[str, int], graph_of: Callable[[int], tuple[Graph, str]]) -> str:
         machines = self.options.machines or sorted({1, 2, 4, 8, config.partition.parts})
-        return plan_table(config, widths, graph_of, machines=machines, ranks=self.options.ranks)
+        return plan_table(config, widths, graph_of, machines=machines, ranks=self.options.ranks or 4)
 
 
 def main(config: JobConfig) -> None:
@@ -110,18 +114,19 @@ def plan_table(
         columns[0][1:] = [label for label, _ in lines]
         column += [text for _, text in lines]
     model = config.model
-    features = ", ".join(f"{name} {width}" for name, width in widths.items())
+    features = ", ".join(f"{name}: {width}" for name, width in widths.items())
     head = [
         f"{graph.users:,} users, {graph.items:,} items, {graph.train:,} train interactions; features {features or 'none'}",
         f"engine {config.propagation.engine.name}, layers {model.layers}, embedding_dim {model.embedding_dim}, features"
         f" {model.features.name}; {ranks} ranks of each machine, batch_size {config.train.batch_size} each",
         "of the machine with the most:",
     ]
-    foot = (
-        f"seconds: a core for each rank, {plan.NETWORK_SPEED / 1e9:g} GB/s between machines, nothing overlaps; parts expected:"
-        " the mean of an assignment at random, METIS exchanges less"
-    )
-    return "\n".join([*head, *_aligned([list(row) for row in zip(*columns, strict=True)], left=1), foot])
+    foot = [
+        "parts expected: the mean of an assignment at random; METIS exchanges less",
+        f"seconds: a core for each rank, {plan.GLOO_SPEED / 1e9:g} GB/s between machines ({plan.PULL_SPEED / 1e9:g} for pulled"
+        " rows), nothing overlaps",
+    ]
+    return "\n".join([*head, *_aligned([list(row) for row in zip(*columns, strict=True)], left=1), *foot])
 
 
 def _lines(job: Job, graph: Graph) -> Iterator[tuple[str, str]]:
@@ -132,7 +137,7 @@ def _lines(job: Job, graph: Graph) -> Iterator[tuple[str, str]]:
 
     yield "users", f"{largest(lambda part: part.users):,}"
     yield "items", f"{largest(lambda part: part.items):,}"
-    yield "halo rows", f"{largest(lambda part: part.halo):,}"
+    yield "halo nodes", f"{largest(lambda part: part.halo):,}"
     yield "cut interactions", f"{graph.cut:.1%}"
     shared = [plan.shared_bytes(job, part, graph.cut) for part in graph.parts]
     private = [plan.private_bytes(job, graph, part) for part in graph.parts]
@@ -140,28 +145,31 @@ def _lines(job: Job, graph: Graph) -> Iterator[tuple[str, str]]:
     for name in shared[0]:
         yield f"  {name}", _bytes(max(sizes[name] for sizes in shared))
     yield "private memory", _bytes(max(sum(sizes.values()) for sizes in private))
-    yield "  each rank", _bytes(max(sizes["ranks"] for sizes in private) / job.ranks)
-    for name in list(private[0])[1:]:
+    for name in private[0]:
         yield f"  {name}", _bytes(max(sizes[name] for sizes in private))
     pages = [plan.feature_bytes(job, part) for part in graph.parts]
     yield "feature pages", _bytes(max(pages))
     sums = [sum(a.values()) + sum(b.values()) + c for a, b, c in zip(shared, private, pages, strict=True)]
-    yield "memory in all", _bytes(max(sums))
-    yield "disk: partition", _bytes(largest(lambda part: plan.disk_bytes(job, graph, part)))
-    yield "memory to split", _bytes(plan.split_bytes(graph))
+    yield "memory in total", _bytes(max(sums))
+    rank = max((plan.rank_bytes(job, graph, part) for part in graph.parts), key=plan.rank_peak)
+    yield "of which a rank", _bytes(plan.rank_peak(rank))
+    for name, size in rank.items():
+        yield f"  {name}", _bytes(size)
+    yield "disk for the partition", _bytes(largest(lambda part: plan.disk_bytes(job, graph, part)))
+    yield "memory to split, once", _bytes(plan.split_bytes(graph))
     yield from _step_lines(job, graph, largest)
 
 
 def _step_lines(job: Job, graph: Graph, largest: Callable[[Callable[[PartReport], float]], float]) -> Iterator[tuple[str, str]]:
     costs = [plan.network_bytes(job, graph, part) for part in graph.parts]
-    network = max(sum(cost.values()) for cost in costs)
-    yield "network per step", _bytes(network)
+    yield "network per step", _bytes(max(sum(cost.values()) for cost in costs))
     for name in ("halo rows", "pulled rows", "row gradients", "head gradients"):
         yield f"  {name}", _bytes(max(cost.get(name, 0) for cost in costs))
     yield "  features", _bytes(0)
     yield "row traffic per step", _bytes(largest(lambda part: plan.step_work(job, graph, part)["row bytes"]))
     yield "products per step", f"{largest(lambda part: plan.step_work(job, graph, part)['operations']) / 1e9:,.3g} Gflop"
-    computing, waiting = largest(lambda part: plan.step_seconds(job, graph, part)), network / plan.NETWORK_SPEED
+    computing = largest(lambda part: plan.step_seconds(job, graph, part))
+    waiting = max(plan.network_seconds(cost) for cost in costs)
     yield "step: computing", _seconds(computing)
     yield "step: network", _seconds(waiting)
     steps = plan.steps_per_epoch(job, graph)
@@ -186,7 +194,7 @@ def _from_dataset(config: JobConfig, dataset: Dataset) -> tuple[dict[str, int], 
     def graph_of(parts: int) -> tuple[Graph, str]:
         found = _partition_into(config, dataset, parts)
         if found is not None:
-            return plan.measured_graph(found.manifest, interactions=interactions), "measured"
+            return measured_graph(found.manifest, interactions=interactions), "measured"
         return _expected(degrees, interactions, parts)
 
     return widths, graph_of
@@ -204,7 +212,7 @@ def _partition_into(config: JobConfig, dataset: Dataset, parts: int) -> Partitio
 
 
 def _expected(degrees: Mapping[str, Mapping[float, int]], interactions: int, parts: int) -> tuple[Graph, str]:
-    return plan.expected_graph(degrees, interactions=interactions, parts=parts), "expected"
+    return expected_graph(degrees, interactions=interactions, parts=parts), "expected"
 
 
 def _aligned(rows: list[list[str]], left: int = 0) -> list[str]:
@@ -216,23 +224,22 @@ def _aligned(rows: list[list[str]], left: int = 0) -> list[str]:
 
 
 def _bytes(count: float) -> str:
-    if count < 10 * _KIB:
-        return f"{count:.0f} B"
+    if count < _KIB:
+        return f"{count:.0f} B" if count else "0"
     unit, name = next((unit, name) for unit, name in ((_GIB, "GiB"), (_MIB, "MiB"), (_KIB, "KiB")) if count >= unit)
     return f"{count / unit:,.1f} {name}"
 
 
 def _seconds(count: float) -> str:
     if count < 1:
-        return f"{count * 1000:.1f} ms"
+        return f"{count * 1000:.1f} ms" if count else "0"
     return f"{count:,.1f} s" if count < 7200 else f"{count / 3600:,.1f} h"
 
 
 def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: at least 1 is expected")
-    return number
+    if not text.replace("_", "").isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
 
 
 def _counts(text: str) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -15,8 +16,16 @@ _DYING_SECONDS = 20.0  # a job that goes on may meet what is left of the one bef
 _LOCK = ".lock"  # held while a job trains; its text names the launcher that began the run
 
 
-def claim(run_dir: Path, *, resume: bool) -> tuple[IO[str], bool]:
-    """Take run_dir for this job. Returns the lock, to be kept open, and whether to go on from its checkpoints.
+@dataclass(frozen=True)
+class Claim:
+    """lock: held while it is open. resume: whether to go on from the checkpoints."""
+
+    lock: IO[str]
+    resume: bool
+
+
+def claim(run_dir: Path, *, resume: bool) -> Claim:
+    """Take run_dir for this job.
 
     A directory with checkpoints is taken only to resume it: on request, or when torchrun restarts the job that it began
     itself. Raises ConfigError where it holds another run, JobError where another job trains there; OSError where it
@@ -37,7 +46,7 @@ def claim(run_dir: Path, *, resume: bool) -> tuple[IO[str], bool]:
     lock.truncate()
     lock.write(launcher_id())
     lock.flush()
-    return lock, resume or restarted
+    return Claim(lock, resume or restarted)
 
 
 def _lock(file: IO[str]) -> bool:

@@ -6,7 +6,7 @@ import contextlib
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ from bm3_dgl.config.schema import Engine, Features, JobConfig
 from bm3_dgl.data.dataset import Dataset
 from bm3_dgl.data.prepare import prepare
 from bm3_dgl.errors import ConfigError, JobError
+from bm3_dgl.graph.measure import PartReport
 from bm3_dgl.graph.partition import Partition, ensure_partition
-from bm3_dgl.graph.plan import Job, PartReport, modality_widths, shared_bytes
+from bm3_dgl.graph.plan import Job, modality_widths, shared_bytes
 from bm3_dgl.graph.store import GraphStore
 from bm3_dgl.jobs.agreement import agree_on_config, agree_on_partition, agree_on_run_dir
 from bm3_dgl.model.bm3 import BM3Head
@@ -73,8 +74,10 @@ class Session:
 
 
 @contextlib.contextmanager
-def open_session(config: JobConfig, *, alone: bool = False) -> Iterator[Session]:
+def open_session(config: JobConfig, *, alone: bool = False, claim: Callable[[], None] | None = None) -> Iterator[Session]:
     """Open everything; under torchrun COLLECTIVE. alone: one process without server, whatever the config says.
+
+    claim: called on rank 0 before any slow work; its error is everybody's.
 
     Rank 0 prepares and partitions where that has not been done, while the others wait.
     """
@@ -83,18 +86,22 @@ def open_session(config: JobConfig, *, alone: bool = False) -> Iterator[Session]
         if launched_by_torchrun() and ranks_from_environment().world_size > 1:
             reason = "this job" if alone else "debug=true"
             raise ConfigError(f"{reason} runs in one process; start it with python, or with --nproc_per_node=1")
+        if claim is not None:
+            claim()
         yield _open_alone(config, began)
         return
     ranks = ranks_from_environment()
-    head_device(config.train.device, ranks)
-    if config.partition.parts != ranks.num_machines:
-        raise ConfigError(f"partition.parts={config.partition.parts}: expected {ranks.num_machines}, one part per machine")
     attempt = meet(open_store(ranks), ranks)
     cluster = config.cluster
     company = Company(
         attempt, peers=cluster.peers, resolve_seconds=cluster.resolve_seconds, silence_seconds=cluster.silence_seconds
     )
     agree_on_config(attempt, config)
+    attempt.of_machines("device", lambda: str(head_device(config.train.device, ranks)))
+    if config.partition.parts != ranks.num_machines:
+        raise ConfigError(f"partition.parts={config.partition.parts}: expected {ranks.num_machines}, one part per machine")
+    if claim is not None:
+        attempt.of_leader("claim", claim)
     agree_on_run_dir(attempt, config)
     dataset = prepare(config) if ranks.leads else None
     partition = agree_on_partition(attempt, config, dataset)

@@ -8,11 +8,10 @@ from pathlib import Path
 
 from bm3_dgl.config import JobConfig, save_config
 from bm3_dgl.evaluate.evaluator import Evaluator, Ranker
-from bm3_dgl.jobs.run_dir import claim
+from bm3_dgl.jobs.run_dir import Claim, claim
 from bm3_dgl.jobs.session import Session, open_session
 from bm3_dgl.log import logger
 from bm3_dgl.runtime.lifeline import on_sigterm
-from bm3_dgl.runtime.ranks import is_leader
 from bm3_dgl.train.checkpoint import Checkpoints, Progress
 from bm3_dgl.train.early_stop import EarlyStop
 from bm3_dgl.train.journal import Journal
@@ -26,9 +25,13 @@ _EARLY_PEAK_EPOCHS = 30  # a run that stops before may have stopped at popularit
 
 def main(config: JobConfig) -> None:
     """Train to the end and leave run.dir complete. Under torchrun every rank calls it."""
-    # Before any slow work, and for as long as the process lives.
-    lock, resume = claim(Path(config.run.dir), resume=config.train.resume) if is_leader() else (None, False)
-    with open_session(config) as session:
+    claims: list[Claim] = []  # rank 0's, kept for as long as the process lives
+
+    def take() -> None:
+        claims.append(claim(Path(config.run.dir), resume=config.train.resume))
+
+    with open_session(config, claim=take) as session:
+        resume = bool(claims) and claims[0].resume
         checkpoints = session.checkpoints(resuming=True)
         start = _start(session, checkpoints, resume)
         evaluator = make_evaluator(session)
@@ -51,8 +54,6 @@ def main(config: JobConfig) -> None:
         if journal is not None:
             journal.close()
         _finish(session, checkpoints, evaluator, outcome, startup)
-    if lock is not None:
-        lock.close()
 
 
 def make_evaluator(session: Session) -> Evaluator:

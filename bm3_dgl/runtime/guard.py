@@ -40,9 +40,11 @@ _TICK_SECONDS = 0.2
 _BEAT_SECONDS = 1.0
 _LONGEST = 1 << 16  # bytes of a message
 _PAUSE_SECONDS = 3.0  # a tick that took longer: the guard itself was stopped, so it can blame nobody for silence
-_CAUSE_SECONDS = 0.5
+_CAUSE_SECONDS = 1.5
+_HELLO_SECONDS = 5.0  # for a connection to say which machine it is from
 _MEET_SECONDS = 60.0  # for all guards to be connected
-_GONE_SECONDS = 3.0
+_GONE_SECONDS = 3.0  # for servers to end by themselves
+_SPEAK_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ class Line:
 
     def __init__(self, connection: socket.socket) -> None:
         connection.setblocking(False)
-        self.socket, self.machine, self.heard = connection, -1, time.monotonic()
+        self.socket, self.machine = connection, -1
+        self.accepted = self.heard = time.monotonic()
         self.ended = False  # said that its machine has ended well
         self.closed = False
         self._received, self._unsent = b"", b""
@@ -97,12 +100,16 @@ class Line:
         *lines, self._received = (self._received + data).split(b"\n")
         try:
             messages = [json.loads(line) for line in lines]
-        except ValueError:
-            messages = [{}]
-        return [message for message in messages if isinstance(message, dict)], not data or len(self._received) > _LONGEST
+        except (ValueError, RecursionError):
+            return [], True
+        if not all(isinstance(message, dict) for message in messages) or len(self._received) > _LONGEST:
+            return [], True
+        return messages, not data
 
 
 class Guard:
+    """One machine's guard: its processes, its connections to other guards, and what to do when one of them is lost."""
+
     def __init__(self, orders: Orders) -> None:
         self._orders = orders
         self._watched = dict(orders.trainers)
@@ -122,7 +129,7 @@ class Guard:
     def run(self) -> None:
         """Return when all machines have ended well; raise Lost otherwise."""
         last = time.monotonic()
-        while not (self._ended and self._complete() and all(line.ended for line in self._lines)):
+        while not (self._ended and self._complete() and all(line.ended for line in self._guards())):
             sources: list[Any] = [line.socket for line in self._lines if not line.closed]
             sources += [0] if self._input is not None else []
             sources += [self._listener] if self._listener is not None else []
@@ -140,11 +147,11 @@ class Guard:
             self._beat(now)
             self._check_processes(now)
         if self._orders.machine == 0:  # the others wait for this word: until then a loss anywhere is everybody's
-            for line in self._lines:
+            for line in self._guards():
                 line.send(end=True)
 
     def tell_all(self, verdict: Verdict) -> None:
-        for line in self._lines:
+        for line in self._guards():
             line.send(abort=[verdict.code, verdict.line])
 
     def clear(self, *, kill: bool) -> None:
@@ -152,20 +159,27 @@ class Guard:
         deadline = time.monotonic() + _GONE_SECONDS
         servers = {name: pid for name, pid in self._watched.items() if name not in self._orders.trainers}
         for pid in self._watched.values() if kill else ():
-            _kill(pid)
+            kill_process(pid)
         if kill and process_state(self._orders.launcher) == "T":
-            _kill(self._orders.launcher)
+            kill_process(self._orders.launcher)
         for pid in servers.values():
             while process_state(pid) is not None and time.monotonic() < deadline:
                 time.sleep(0.02)
-            _kill(pid)
+            kill_process(pid)
         remove_segments(self._orders.tag)
         shutil.rmtree(self._orders.scratch, ignore_errors=True)
 
     def _complete(self) -> bool:
         """Whether the guards of all machines have come to this one, or this one to machine 0's."""
-        expected = len(self._orders.hosts) - 1 if self._orders.machine == 0 else 1
-        return len({line.machine for line in self._lines} - {-1}) == expected
+        return not self._absent()
+
+    def _absent(self) -> list[int]:
+        others = range(1, len(self._orders.hosts)) if self._orders.machine == 0 else [0]
+        return sorted(set(others) - {line.machine for line in self._guards()})
+
+    def _guards(self) -> list[Line]:
+        """Connections to guards of this job; who has not said so yet is a stranger."""
+        return [line for line in self._lines if line.machine >= 0]
 
     def _hear_trainer(self) -> None:
         assert self._input is not None
@@ -180,7 +194,9 @@ class Guard:
             self._watched |= message.get("watch", {})
             if "connect" in message:
                 self._connect(*message["connect"])
-            self._closing |= "closing" in message
+            if "closing" in message:
+                self._closing = True
+                _tell(closing=True)
             if "end" in message:
                 self._ended = True
                 if self._orders.machine > 0:
@@ -188,7 +204,7 @@ class Guard:
 
     def _connect(self, address: str, port: int) -> None:
         try:
-            connection = socket.create_connection((address, port), timeout=_MEET_SECONDS)
+            connection = socket.create_connection((address, port), timeout=_HELLO_SECONDS)
         except OSError as error:
             raise self._lost(
                 f"{self._name(self._orders.machine)}: the guard of machine 0 does not answer at {address}:{port} ({error});"
@@ -201,13 +217,19 @@ class Guard:
     def _welcome(self) -> None:
         assert self._listener is not None
         connection, _ = self._listener.accept()
+        strangers = [line for line in self._lines if line.machine < 0]
+        if len(strangers) > len(self._orders.hosts):
+            self._dismiss(strangers[0])
         self._lines.append(Line(connection))
 
     def _hear_guard(self, line: Line) -> None:
         messages, line.closed = line.receive()
         if line.machine < 0:  # it has yet to say who it is, and strangers are not talked to
-            if messages and messages[0].get("tag") == self._orders.tag:
-                line.machine = int(messages.pop(0)["machine"])
+            if messages and messages[0].get("tag") == self._orders.tag and messages[0].get("machine") in self._absent():
+                line.machine = messages.pop(0)["machine"]
+                if self._complete() and self._listener is not None:
+                    self._listener.close()
+                    self._listener = None
             elif messages or line.closed:
                 self._dismiss(line)
                 return
@@ -225,22 +247,18 @@ class Guard:
     def _beat(self, now: float) -> None:
         if now - self._beaten >= _BEAT_SECONDS:
             self._beaten = now
-            for line in self._lines:
+            for line in self._guards():
                 line.send(beat=True)
-        for line in list(self._lines):
+        for line in [line for line in self._lines if line.machine < 0 and now - line.accepted > _HELLO_SECONDS]:
+            self._dismiss(line)
+        for line in self._guards():
             silence = now - line.heard
-            if silence <= self._orders.silence_seconds or line.ended:
-                continue
-            if line.machine < 0:
-                self._dismiss(line)
-            else:
+            if silence > self._orders.silence_seconds and not line.ended:
                 raise self._lost(
                     f"{self._name(line.machine)} has been silent for {silence:.0f} s: it, or the network to it, is down"
                 )
         if not self._complete() and now - self._began > _MEET_SECONDS:
-            met = {line.machine for line in self._lines}
-            others = range(1, len(self._orders.hosts)) if self._orders.machine == 0 else [0]
-            absent = ", ".join(self._name(machine) for machine in others if machine not in met)
+            absent = ", ".join(self._name(machine) for machine in self._absent())
             raise self._lost(f"{absent}: no word from the guard there in {_MEET_SECONDS:.0f} s")
 
     def _check_processes(self, now: float) -> None:
@@ -266,9 +284,8 @@ class Guard:
         if process_state(self._orders.launcher) is None:  # its trainers die with it
             name, pid = "torchrun", self._orders.launcher
         where = f" on {self._name(own)}" if len(self._orders.hosts) > 1 else ""
-        said = read_verdict()
         deadline = time.monotonic() + _CAUSE_SECONDS
-        while said is None and what == "died" and time.monotonic() < deadline:
+        while (said := read_verdict()) is None and what == "died" and time.monotonic() < deadline:
             self._check_abort()
             time.sleep(0.05)
         if said is not None:
@@ -279,8 +296,8 @@ class Guard:
         raise self._lost(f"{name}{where} (pid {pid}) {what}; the job ends on all machines; go on with train.resume=true")
 
     def _check_abort(self) -> None:
-        """A process that died without a word may have died of what another machine knows."""
-        for line in list(self._lines):
+        """A process that died without a word may have died of what another machine knows, or of the launcher's signal."""
+        for line in self._guards():
             for message in line.receive()[0]:
                 if "abort" in message:
                     raise Lost(Verdict(*message["abort"]))
@@ -314,7 +331,7 @@ def process_state(pid: int) -> str | None:
     return None if letter in ("Z", "X") else letter
 
 
-def _kill(pid: int) -> None:
+def kill_process(pid: int) -> None:
     try:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
@@ -353,6 +370,8 @@ def main() -> None:
         guard.tell_all(lost.verdict)
         if give_verdict(lost.verdict.code, lost.verdict.line):  # no trainer here has said it, or something like it, before
             _say(f"error: {lost.verdict.line}\n")
+        else:
+            time.sleep(_SPEAK_SECONDS)  # it may be about to
         guard.clear(kill=True)
         os._exit(lost.verdict.code)
     guard.clear(kill=False)

@@ -12,6 +12,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -23,8 +24,10 @@ from bm3_dgl.runtime.verdict import give_verdict
 
 _PR_SET_PDEATHSIG = 1
 # What gloo and torchrun's store say when the other side of a connection has gone.
-_LOST_PEER = re.compile(r"gloo|Connection (reset|closed|refused)|Broken pipe|recvValue|TCPStore|[Ss]ocket [Tt]imeout")
-_CAUSE_SECONDS = 20.0  # more than the guards need for anything but a cut link
+_LOST_PEER = re.compile(r"Connection (reset|closed|refused)|Broken pipe|recvValue|[Ss]ocket [Tt]imeout|Timed out waiting")
+_GUARDS_SECONDS = 20.0  # more than the guards need to tell the cause
+_SPEAK_SECONDS = 1.0
+_guarded = threading.Event()
 
 
 def die_with_parent() -> None:
@@ -42,7 +45,8 @@ def leave_at_once(error: BaseException, *, show: bool = True) -> NoReturn:
     the guards time to tell the cause, and to end this process.
     """
     if not isinstance(error, UserError) and _LOST_PEER.search(str(error)):
-        time.sleep(_CAUSE_SECONDS)
+        if _guarded.is_set():
+            time.sleep(_GUARDS_SECONDS)
         error = JobError(f"the connection to a peer is lost ({str(error).splitlines()[0]}); go on with train.resume=true")
     if isinstance(error, UserError):
         code, message = error.exit_code, f"error: {error}\n"
@@ -53,9 +57,20 @@ def leave_at_once(error: BaseException, *, show: bool = True) -> NoReturn:
     first = show and give_verdict(code, message.strip().splitlines()[-1].removeprefix("error: "))
     if first or (show and code == 1):  # our own mistakes are shown by each
         sys.stderr.write(message)
+    elif show:
+        time.sleep(_SPEAK_SECONDS)  # this death would end the one who is about to speak
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def expect_guards_word() -> None:
+    """From here on there is a guard, who knows better why a connection is lost."""
+    _guarded.set()
+
+
+def is_guarded() -> bool:
+    return _guarded.is_set()
 
 
 def install_excepthook() -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import torch.distributed as dist
 
 from bm3_dgl.errors import JobError, UserError
-from bm3_dgl.runtime.ranks import Ranks
+from bm3_dgl.runtime.ranks import Ranks, restart_count
 
 MEET_SECONDS = 60.0  # between the first and the last rank, which load the same modules
 _POLL_SECONDS = 0.05
@@ -60,19 +60,30 @@ class Attempt:
                 raise
         raise JobError(f"no word about {key!r} from the rank that has to say it; look at what all machines print")
 
+    def of_leader(self, key: str, make: Callable[[], Any]) -> Any:
+        """make() of rank 0. COLLECTIVE. Its UserError is raised by all."""
+        if self.ranks.leads:
+            self._answer(key, make)
+        return self._accept(self.await_value(key), 0)
+
     def of_machines(self, key: str, make: Callable[[], Any]) -> list[Any]:
         """make() of every machine's leading rank. COLLECTIVE. A machine's UserError is raised by all, with its name."""
         if self.ranks.leads_machine:
-            try:
-                self.publish(f"{key}/{self.ranks.machine}", {"value": make()})
-            except UserError as error:
-                self.publish(f"{key}/{self.ranks.machine}", {"error": str(error), "code": error.exit_code})
+            self._answer(f"{key}/{self.ranks.machine}", make)
         answers = [self.await_value(f"{key}/{machine}") for machine in range(self.ranks.num_machines)]
-        for machine, answer in enumerate(answers):
-            if "error" in answer:
-                where = f"{self.name(machine)}: " if len(answers) > 1 else ""
-                raise _error_with(answer["code"])(f"{where}{answer['error']}")
-        return [answer["value"] for answer in answers]
+        return [self._accept(answer, machine) for machine, answer in enumerate(answers)]
+
+    def _answer(self, key: str, make: Callable[[], Any]) -> None:
+        try:
+            self.publish(key, {"value": make()})
+        except UserError as error:
+            self.publish(key, {"error": str(error), "code": error.exit_code})
+
+    def _accept(self, answer: dict, machine: int) -> Any:
+        if "error" in answer:
+            where = f"{self.name(machine)}: " if self.ranks.num_machines > 1 else ""
+            raise _error_with(answer["code"])(f"{where}{answer['error']}")
+        return answer["value"]
 
 
 def open_store(ranks: Ranks) -> dist.Store:
@@ -87,6 +98,24 @@ def open_store(ranks: Ranks) -> dist.Store:
         reason = str(error).splitlines()[0]
         raise JobError(f"torchrun of machine 0 does not answer at {host}:{port} ({reason}); is it running?") from None
     return dist.PrefixStore("bm3", store)
+
+
+def report_failure(store: dist.Store, ranks: Ranks, error: UserError) -> bool:
+    """Tell the ranks that wait in `meet` why this one does not come. Whether it is the first of its machine to do so."""
+    key = f"failure/{restart_count()}"
+    first = store.add(f"{key}/of/{ranks.machine}", 1) == 1
+    if first and store.add(f"{key}/first", 1) == 1:
+        line = f"machine {ranks.machine} ({socket.gethostname()}): {error}"
+        store.set(f"{key}/line", json.dumps({"error": line if ranks.num_machines > 1 else str(error), "code": error.exit_code}))
+        store.add(key, 1)
+    return first
+
+
+def _look_for_failures(store: dist.Store) -> None:
+    key = f"failure/{restart_count()}"
+    if store.add(key, 0) > 0:
+        failure = json.loads(store.get(f"{key}/line"))
+        raise _error_with(failure["code"])(failure["error"])
 
 
 def meet(store: dist.Store, ranks: Ranks) -> Attempt:
@@ -105,6 +134,7 @@ def _invite(store: dist.Store, ranks: Ranks) -> tuple[str, list[dict]]:
     """Rank 0: list whoever is there, and list again while a newcomer takes the place of one that is gone."""
     tag, deadline, listed = f"bm3_{secrets.token_hex(6)}", time.monotonic() + MEET_SECONDS, None
     while True:
+        _look_for_failures(store)
         missing = [rank for rank in range(ranks.world_size) if store.add(f"members/{rank}", 0) == 0]
         if not missing:
             members = [json.loads(store.get(f"member/{rank}")) for rank in range(ranks.world_size)]
@@ -130,6 +160,7 @@ def _follow(store: dist.Store, ranks: Ranks, nonce: str) -> tuple[str, list[dict
     """Other ranks: wait for a list with their name on it, say so, and wait for the word to go."""
     deadline, said = time.monotonic() + MEET_SECONDS, set()
     while time.monotonic() < deadline:
+        _look_for_failures(store)
         if store.add("attempts", 0) > 0:
             attempt = json.loads(store.get("attempt"))
             tag, members = attempt["tag"], attempt["members"]

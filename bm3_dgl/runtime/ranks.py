@@ -68,14 +68,11 @@ def _quota() -> int:
     return sys.maxsize if quota == "max" else max(1, int(quota) // int(period))
 
 
-def is_leader() -> bool:
-    """Whether this process is rank 0, or the only one."""
-    return not launched_by_torchrun() or os.environ["RANK"] == "0"
-
-
 def launcher_id() -> str:
     """Names the program that started this process: the same for every restart by one torchrun."""
-    return f"{socket.gethostname()} {os.getppid()}"
+    # Its start tells one process 1 of a container from the next.
+    started = Path(f"/proc/{os.getppid()}/stat").read_text(encoding="utf-8", errors="replace").rsplit(")", 1)[1].split()[19]
+    return f"{socket.gethostname()} {os.getppid()} {started}"
 
 
 def restart_count() -> int:

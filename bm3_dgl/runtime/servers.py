@@ -33,7 +33,7 @@ import os
 from bm3_dgl.runtime.lifeline import die_with_parent
 die_with_parent()
 import dgl
-import bm3_dgl.runtime.sampling
+import bm3_dgl.graph.sampling
 dgl.distributed.initialize(os.environ["DGL_IP_CONFIG"])
 """
 

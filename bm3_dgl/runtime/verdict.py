@@ -24,33 +24,32 @@ class Verdict:
 
 
 def verdict_path() -> str | None:
-    return os.environ.get(_VARIABLE)
+    """Where this attempt's verdict goes: torchrun's restarts each have their own. None where nobody asks."""
+    asked = os.environ.get(_VARIABLE)
+    return f"{asked}.{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}" if asked is not None else None
 
 
 def ask_for_verdict(path: str) -> None:
-    """From here on this process and those it starts leave their verdict there; what stands there is of another attempt."""
+    """From here on this process and those it starts leave their verdicts there."""
     os.environ[_VARIABLE] = path
 
 
-def forget_verdict() -> None:
-    with contextlib.suppress(OSError):
-        os.unlink(os.environ[_VARIABLE])
+def asked_path() -> str | None:
+    return os.environ.get(_VARIABLE)
 
 
 def give_verdict(code: int, line: str) -> bool:
-    """Say why the job ends. False where somebody on this machine was first; True also where nobody asks."""
+    """Say why the job ends. True for the first on this machine, who also tells the user; True where nobody asks."""
     path = verdict_path()
     if path is None:
         return True
-    part = f"{path}.{os.getpid()}"
+    part = f"{path}.{os.getpid()}.tmp"
     try:
         with open(part, "w", encoding="utf-8") as file:
             json.dump(asdict(Verdict(code, line)), file)
         os.link(part, path)  # fails where another was first
-    except FileExistsError:
+    except OSError:  # also where the directory is gone: who asked has ended, and has told the user why
         return False
-    except OSError:  # the directory is gone: the guard has ended, nobody asks any more
-        return True
     finally:
         with contextlib.suppress(OSError):
             os.unlink(part)
@@ -58,8 +57,20 @@ def give_verdict(code: int, line: str) -> bool:
 
 
 def read_verdict() -> Verdict | None:
+    """This attempt's verdict, None as long as there is none."""
     path = verdict_path()
+    return _read(Path(path)) if path is not None else None
+
+
+def read_last_verdict() -> Verdict | None:
+    """That of the last attempt that has come to one; for the launcher, which has seen them all."""
+    asked = Path(os.environ[_VARIABLE])
+    attempts = [int(path.suffix[1:]) for path in asked.parent.glob(f"{asked.name}.*") if path.suffix[1:].isdigit()]
+    return _read(asked.with_name(f"{asked.name}.{max(attempts)}")) if attempts else None
+
+
+def _read(path: Path) -> Verdict | None:
     try:
-        return Verdict(**json.loads(Path(path).read_text(encoding="utf-8"))) if path is not None else None
+        return Verdict(**json.loads(path.read_text(encoding="utf-8")))
     except OSError:
         return None

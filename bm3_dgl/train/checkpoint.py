@@ -77,6 +77,7 @@ class Checkpoints:
             final = self._directory / name
             shutil.rmtree(final, ignore_errors=True)
             part.rename(final)
+            _sync(self._directory)
             _write_text(self._directory / "latest", name)
             if best:
                 _write_text(self._directory / "best", name)
@@ -116,6 +117,7 @@ class Checkpoints:
                 raise CheckpointError(
                     f"{part / name}: cannot be written ({error}); free space, then train.resume=true"
                 ) from None
+            _sync(part / name)
             entries[name] = {"bytes": (part / name).stat().st_size, "sha256": file_hash(part / name)}
         return entries
 
@@ -217,6 +219,15 @@ def _load_dense(path: Path, model: Model) -> None:
             _, moment, name = key.split(".", 2)
             place = value if moment == "step" else value.to(parameters[name].device)
             model.optimizer.state[parameters[name]][moment] = place
+
+
+def _sync(path: Path) -> None:
+    """Have a file's content, or a directory's names, on the disk: what is older is deleted after that."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _write_text(path: Path, text: str) -> None:

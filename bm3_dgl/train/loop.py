@@ -52,6 +52,7 @@ class Loop:
     journal: Journal | None
     early_stop: EarlyStop
     _end_soon: bool = False
+    _saved: int = -1  # step of the newest checkpoint
     sums: torch.Tensor = field(default_factory=lambda: torch.zeros(len(TERMS), dtype=torch.float64))
 
     def end_soon(self) -> None:
@@ -95,7 +96,8 @@ class Loop:
     def _end_if_asked(self, step: int) -> None:
         """Save and raise Terminated where any rank has been asked to end; all ranks hear the same. COLLECTIVE."""
         if self.team.sum_few([float(self._end_soon)]) != [0.0]:
-            self._save(step, best=False)
+            if self._saved != step:
+                self._save(step, best=False)
             raise Terminated(f"train: ended by SIGTERM after step {step}, which is saved; go on with train.resume=true")
 
     def _end_epoch(self, epoch: int, step: int, batches: int, outcome: Outcome) -> None:
@@ -154,6 +156,7 @@ class Loop:
     def _save(self, step: int, *, best: bool) -> None:
         state = {"early_stop": self.early_stop.state(), "sums": self._total_sums().tolist()}
         self.checkpoints.save(self.model, Progress(step, state), best=best, keep=self.config.train.keep_checkpoints)
+        self._saved = step
 
     def _restore(self, start: Progress | None) -> int:
         if start is None:

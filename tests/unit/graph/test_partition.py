@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 
 import bm3_dgl.graph.partition as partition_module
+from bm3_dgl.config import load_config
 from bm3_dgl.config.schema import JobConfig, PartitionMethod
 from bm3_dgl.data.dataset import Dataset, RawDataset, open_dataset, write_dataset
 from bm3_dgl.errors import DataError
 from bm3_dgl.graph.build import build_graph
-from bm3_dgl.graph.measure import measure, memory_bytes
+from bm3_dgl.graph.measure import measure
 from bm3_dgl.graph.partition import MANIFEST, Partition, ensure_partition, open_partition, partition
 from bm3_dgl.graph.sibling import sibling_name, temporary_sibling
 from bm3_dgl.jobs.partition import report_table
@@ -220,16 +221,9 @@ def test_measure_refuses_maps_that_do_not_fit_the_edges(built: Callable, dataset
         measure(made.part_config, made.manifest["ranges"] | {USER: [[0, 10], [10, 60]]}, **arguments)
 
 
-def test_memory_estimate_and_table(built: Callable) -> None:
-    part = {"users": 10, "items": 5, "halo_users": 2, "halo_items": 1, "rates_edges": 20, "rated_by_edges": 30}
-    assert memory_bytes(part, feature_widths=[7, 3], embedding_dim=4) == {
-        "tables": 5 * 4 * 4 * 15,
-        "halo": 4 * 4 * 3,
-        "features": 4 * 5 * 10,
-        "graph": 27 * 18 + 29 * 50,
-        "total": 1200 + 48 + 200 + 486 + 1450,
-    }
-    lines = report_table(built(2, "metis"), embedding_dim=4).splitlines()
+def test_report_table(built: Callable) -> None:
+    config = load_config(None, ["model.embedding_dim=4", "data.modalities=[visual]"])
+    lines = report_table(built(2, "metis"), config).splitlines()
     assert len(lines) == 5
     assert len({len(line) for line in lines[1:4]}) == 1
     assert "cut edges" in lines[4]

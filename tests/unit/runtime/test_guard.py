@@ -22,6 +22,7 @@ class Machine:
     """A guard and what it watches."""
 
     def __init__(self, home: Path, tag: str, number: int = 0, machines: int = 1, silence_seconds: float = 60.0) -> None:
+        self.tag = tag
         self.sleepers = [subprocess.Popen(["sleep", "600"]) for _ in range(4)]
         self.launcher, self.trainer, self.other, self.server = self.sleepers
         self.scratch = home / f"{tag}_{number}"
@@ -70,11 +71,11 @@ class Machine:
 
 @pytest.fixture
 def machines(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[list[Machine]]:
-    """As many as the test's parameter says, joined."""
-    count, silence = getattr(request, "param", (1, 60.0))
+    """As many as the test's parameter says, joined unless it says otherwise."""
+    count, silence, *apart = getattr(request, "param", (1, 60.0))
     tag = f"bm3_test_{secrets.token_hex(4)}"
     made = [Machine(tmp_path, tag, number, count, silence) for number in range(count)]
-    for machine in made[1:]:
+    for machine in made[1:] if not apart else ():
         machine.tell(connect=["127.0.0.1", made[0].port])
     yield made
     for machine in made:
@@ -84,8 +85,17 @@ def machines(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[list[Ma
 TWO = pytest.mark.parametrize("machines", [(2, 60.0)], indirect=True)
 
 
+def settle(machines: list[Machine]) -> None:
+    """Wait until all guards are joined and know that their servers may end."""
+    for machine in reversed(machines):  # a guard answers after it has connected
+        machine.tell(closing=True)
+        assert machine.guard.stdout is not None
+        assert json.loads(machine.guard.stdout.readline()) == {"closing": True}
+    time.sleep(0.5)  # machine 0 hears who has connected
+
+
 def say_verdict(machine: Machine, code: int, line: str) -> None:
-    (machine.scratch / "verdict").write_text(json.dumps({"code": code, "line": line}))
+    (machine.scratch / "verdict.0").write_text(json.dumps({"code": code, "line": line}))
 
 
 @pytest.mark.parametrize("who", ["trainer", "other", "server", "launcher"])
@@ -120,7 +130,7 @@ def test_last_words_are_told_everywhere(machines: list[Machine]) -> None:
 
 @pytest.mark.parametrize("machines", [(3, 60.0)], indirect=True)
 def test_a_machine_that_is_gone(machines: list[Machine]) -> None:
-    time.sleep(0.5)  # let them meet
+    settle(machines)
     machines[2].guard.kill()
     for machine in machines[:2]:
         code, said = machine.ended()
@@ -129,7 +139,7 @@ def test_a_machine_that_is_gone(machines: list[Machine]) -> None:
 
 @pytest.mark.parametrize("machines", [(2, 3.0)], indirect=True)
 def test_silence(machines: list[Machine]) -> None:
-    time.sleep(0.5)
+    settle(machines)
     machines[1].guard.send_signal(signal.SIGSTOP)
     code, said = machines[0].ended()
     assert code == 5 and said.startswith("error: machine 1 (host-1) has been silent for 3 s")
@@ -162,8 +172,8 @@ def test_a_stopped_foreground_may_go_on(machines: list[Machine]) -> None:
 @TWO
 def test_a_good_end_waits_for_all(machines: list[Machine]) -> None:
     first, second = machines
+    settle(machines)
     for machine in machines:
-        machine.tell(closing=True)
         machine.server.terminate()
         machine.server.wait()
     first.tell(end=True)
@@ -177,31 +187,31 @@ def test_a_good_end_waits_for_all(machines: list[Machine]) -> None:
 
 @TWO
 def test_a_loss_before_the_common_end(machines: list[Machine]) -> None:
-    time.sleep(0.5)
-    machines[0].tell(closing=True)
+    settle(machines)
     machines[0].tell(end=True)
     machines[1].trainer.kill()
     machines[1].trainer.wait()
     assert [machine.ended()[0] for machine in machines] == [5, 5]
 
 
-@TWO
+@pytest.mark.parametrize("machines", [(2, 60.0, "apart")], indirect=True)
 def test_strangers_are_not_listened_to(machines: list[Machine]) -> None:
     first, second = machines
-    for words in (
-        b"GET / HTTP/1.0\n\n",
-        b'{"tag": "bm3_other", "machine": 1}\n',
-        b'{"abort": [0, "x"]}\n',
-        b"[1]\n",
-        b"x" * 99999,
-    ):
-        with socket.create_connection(("127.0.0.1", first.port)) as stranger:
-            stranger.sendall(words)
-            time.sleep(0.3)
-    assert first.guard.poll() is None
+    other_job = b'{"tag": "bm3_other", "machine": 1}\n'
+    no_machine = json.dumps({"tag": first.tag, "machine": 7}).encode() + b"\n"
+    deep = b"[" * 30000 + b"\n"
+    words = (b"GET / HTTP/1.0\n\n", other_job, no_machine, b'{"abort": [0, "x"]}\n', b"[1]\n", b"x" * 99999, deep, b"")
+    strangers = []
+    for word in words:
+        strangers.append(socket.create_connection(("127.0.0.1", first.port)))
+        strangers[-1].sendall(word)
+        time.sleep(0.3)
+        assert first.guard.poll() is None, word
+    second.tell(connect=["127.0.0.1", first.port])
+    settle(machines)
     for machine in machines:
-        machine.tell(closing=True)
         machine.tell(end=True)
-    second.server.kill()
-    first.server.kill()
+        machine.server.kill()
     assert first.ended() == second.ended() == (0, "")
+    for stranger in strangers:
+        stranger.close()

@@ -47,7 +47,7 @@ test-machines: $(STAMP)  ## Run the tests of several machines and pods, in netwo
 	$(BIN)/python -m pytest tests/machines tests/k8s $(ARGS)
 
 kill-table: $(STAMP)  ## Kill everything at every moment and write the table to kill-table.md (an hour, as root)
-	BM3_KILL_TABLE=$(CURDIR)/kill-table.md $(BIN)/python -m pytest tests/machines/test_failures.py $(ARGS)
+	BM3_KILL_ALL=1 BM3_KILL_TABLE=$(CURDIR)/kill-table.md $(BIN)/python -m pytest tests/machines/test_failures.py $(ARGS)
 
 lint: $(STAMP)  ## Check style, formatting and types
 	$(BIN)/ruff check .

@@ -18,6 +18,7 @@ from bm3_dgl.runtime.lifeline import die_with_parent, install_excepthook, is_gua
 from bm3_dgl.runtime.meeting import open_store, report_failure
 from bm3_dgl.runtime.ranks import Ranks, launched_by_torchrun, ranks_from_environment
 
+_STORE_SECONDS = 3.0  # the store may be gone, with who failed before
 _LEAD_SECONDS = 0.5  # rank 0 speaks for all where all met the same mistake
 INTERRUPTED = 130  # 128 + SIGINT, as shells report Ctrl-C
 
@@ -101,6 +102,6 @@ def _speaks_first(ranks: Ranks, mistake: UserError) -> bool:
         return True
     time.sleep(0.0 if ranks.leads else _LEAD_SECONDS)
     try:
-        return report_failure(open_store(ranks), ranks, mistake)
+        return report_failure(open_store(ranks, seconds=_STORE_SECONDS), ranks, mistake)
     except (RuntimeError, UserError):  # the store went with torchrun: better twice than not at all
         return True

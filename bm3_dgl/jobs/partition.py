@@ -233,7 +233,8 @@ def _bytes(count: float) -> str:
 def _seconds(count: float) -> str:
     if count < 1:
         return f"{count * 1000:.1f} ms" if count else "0"
-    return f"{count:,.1f} s" if count < 7200 else f"{count / 3600:,.1f} h"
+    unit, name = (1, "s") if count < 120 else (60, "min") if count < 7200 else (3600, "h")
+    return f"{count / unit:,.1f} {name}"
 
 
 def _count(text: str) -> int:

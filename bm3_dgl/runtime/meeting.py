@@ -86,14 +86,12 @@ class Attempt:
         return answer["value"]
 
 
-def open_store(ranks: Ranks) -> dist.Store:
-    """The key-value store of torchrun's agent on machine 0. Raises JobError where it cannot be reached."""
+def open_store(ranks: Ranks, *, seconds: float = MEET_SECONDS) -> dist.Store:
+    """The key-value store of torchrun's agent on machine 0. Raises JobError where it is not reached in `seconds`."""
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     is_host = ranks.leads and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     try:
-        store = dist.TCPStore(
-            host, port, ranks.world_size, is_host, timeout=timedelta(seconds=MEET_SECONDS), wait_for_workers=False
-        )
+        store = dist.TCPStore(host, port, ranks.world_size, is_host, timeout=timedelta(seconds=seconds), wait_for_workers=False)
     except (RuntimeError, TimeoutError) as error:
         reason = str(error).splitlines()[0]
         raise JobError(f"torchrun of machine 0 does not answer at {host}:{port} ({reason}); is it running?") from None

@@ -66,12 +66,17 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
             5,
             "cluster.peers[1]=machine-9: no IPv4 address in 1 s",
         ),
+        ("mistake", [], ["train.epoch=3"], 2, "machine 1 (machine-1): command line: unknown key train.epoch; did you mean"),
+        ("own", [], ["partition.parts=3"], 2, "machine 1 (machine-1): partition.parts=3, and 2 on machine 0 (machine-0)"),
+        ("taken", [], [], 2, "machine 0 (machine-0): run.dir={home}/taken: holds a run; continue it with train.resume=true"),
         ("parts", ["partition.parts=3"], [], 2, "partition.parts=3: expected 2, one part per machine"),
     ],
 )
 def test_refused_in_one_line(
     network: Network, home: Path, name: str, arguments: list[str], own: list[str], code: int, message: str
 ) -> None:
+    if name == "taken":
+        (home / name / "checkpoints" / "step-00000001").mkdir(parents=True)
     fill = [argument.format(home=home) for argument in own]
     job = start(network, home, *arguments, name=name, own={1: fill})
     assert job.wait(60.0) == [code, code]
@@ -79,7 +84,7 @@ def test_refused_in_one_line(
     for lines in said:
         assert len(lines) == 1, said
     assert any(message.format(home=home) in line for lines in said for line in lines), said
-    assert not list((home / name).glob("checkpoints/*")) and not list((home / name).glob(".*.sign"))
+    assert not (home / name / "checkpoints" / "latest").exists() and not list((home / name).glob(".*.sign"))
 
 
 def test_a_machine_needs_only_its_own_part(network: Network, home: Path) -> None:

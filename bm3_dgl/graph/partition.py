@@ -103,15 +103,17 @@ def partition_directory(config: JobConfig) -> Path:
     return Path(settings.dir) if settings.dir else Path(config.data.dir) / "parts" / kind
 
 
-def ensure_partition(config: JobConfig, dataset: Dataset) -> Partition:
+def ensure_partition(config: JobConfig, dataset: Dataset, *, part: int | None = None) -> Partition:
     """The partition that the configuration asks for: opened where it fits, built where it is missing or does not.
+
+    part: as in `open_partition`.
 
     Raises DataError where the directory holds something else than a partition, and as `partition` does.
     """
     settings, method, directory = config.partition, config.partition.method.name, partition_directory(config)
     if _is_ours(directory):
         try:
-            found = open_partition(directory, dataset_hash=dataset.hash)
+            found = open_partition(directory, dataset_hash=dataset.hash, part=part)
             wanted = {"parts": settings.parts, "method": method, "seed": settings.seed}
             have = {key: found.manifest[key] for key in wanted}
             if have == wanted:
@@ -169,7 +171,7 @@ def open_partition(directory: Path, *, dataset_hash: str | None = None, part: in
     if dataset_hash is not None and made_for != dataset_hash:
         raise DataError(f"{directory}: is of another dataset ({made_for[:12]}, not {dataset_hash[:12]}); partition again")
     for name, entry in manifest["files"].items():
-        if part is not None and name.startswith("part") and not name.startswith((f"part{part}/", MANIFEST)):
+        if part is not None and name.startswith("part") and not name.startswith(f"part{part}/"):
             continue
         size = (directory / name).stat().st_size if (directory / name).is_file() else None
         if size != entry["bytes"]:

@@ -24,17 +24,21 @@ from bm3_dgl.types import ITEM, USER
 _EDGE_BYTES, _NODE_BYTES, _NODE_BYTES_ON_DISK = 29, 17, 21
 
 # Measured with torch 2.2.1 and dgl 2.1.0 on the CPU. Private memory of processes that hold next to no data:
-_RANK_BASE, _SERVER_BASE, _LAUNCHER_BASE = 385 << 20, 265 << 20, 200 << 20  # the launcher with the guard beside it
+_RANK_BASE, _SERVER_BASE, _LAUNCHER_BASE = 385 << 20, 285 << 20, 200 << 20  # the launcher with the guard beside it
 _CODE = 340 << 20  # libraries that all processes of a machine map
 _SERVER_EDGE_BYTES = 45  # while the server reads its part
 _OPENING_EDGE_BYTES = 73  # per edge of the part while a rank lays it out: the arrays of graph/local.py `edges_of_part`
 _SPLIT_BYTES = 490  # per train interaction while the graph is split (3.2 million of them, METIS and random alike)
 _LEADER_BYTES = 32  # per interaction of the dataset while rank 0 reads who is held out
-_HEAP = 2.75  # a step's memory among several ranks to that of one alone: mailed gradients, and gaps in malloc's heap
+# A step takes more than its arrays: gradients on their way, and, where these are small, gaps that malloc keeps between them.
+_MALLOC_RETURNS, _WITH_GAPS, _WITHOUT_GAPS = 32 << 20, 2.75, 1.4
 
 # Speeds of one core: bytes/s of rows in propagation and Adam (7 to 14e9 measured); operations/s of products and of full
 # ranking; seconds of a pair's losses and their gradients, and of a drawn edge.
 _ROW_SPEED, _GEMM_SPEED, _RANKING_SPEED, _PAIR_SECONDS, _DRAW_SECONDS = 8e9, 80e9, 25e9, 6e-6, 0.7e-6
+# With several machines each rank looks every pair of the whole batch up among its machine's edges: seconds for a pair, and
+# more for the square root of their number, as the caches no longer hold them (60 thousand to 60 million edges measured).
+_LOOKUP_SECONDS, _LOOKUP_ROOT_SECONDS = 0.15e-6, 1.1e-10
 # Bytes/s that a machine receives: over gloo (0.4 to 0.85e9 measured), and pulled from DGL's servers (0.14 to 0.35e9).
 GLOO_SPEED, PULL_SPEED = 0.6e9, 0.25e9
 
@@ -210,7 +214,8 @@ def step_seconds(job: Job, graph: Graph, part: PartReport) -> float:
     pairs = min(job.config.train.batch_size, -(-graph.train // job.world))
     drawn = _blocks(job, graph)[1] if job.sampled else 0
     each = (work["row bytes"] / _ROW_SPEED + work["operations"] / _GEMM_SPEED) / job.ranks
-    return each + pairs * _PAIR_SECONDS + drawn * _DRAW_SECONDS
+    lookup = _LOOKUP_SECONDS + _LOOKUP_ROOT_SECONDS * part.rates_edges**0.5 if job.machines > 1 else 0.0
+    return each + pairs * (_PAIR_SECONDS + job.world * lookup) + drawn * _DRAW_SECONDS
 
 
 def evaluation_seconds(job: Job, graph: Graph, part: PartReport) -> float:
@@ -241,7 +246,9 @@ def _step_bytes(job: Job, graph: Graph) -> int:
     free = {Features.fixed: 0, Features.residual: 4 * d * modalities, Features.trainable: 6 * raw}
     floats = 15 * d + 5 * d * modalities + raw + free[job.config.model.features]
     inputs = _blocks(job, graph)[2] if job.sampled else 0
-    return round(4 * (floats * job.config.train.batch_size + 4 * d * inputs) * (_HEAP if job.world > 1 else 1))
+    gaps = job.world > 1 and 4 * d * job.config.train.batch_size < _MALLOC_RETURNS
+    arrays = 4 * (floats * job.config.train.batch_size + 4 * d * inputs)
+    return round(arrays * (_WITH_GAPS if gaps else _WITHOUT_GAPS))
 
 
 def _evaluation_bytes(job: Job, graph: Graph, part: PartReport) -> int:

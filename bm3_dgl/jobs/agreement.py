@@ -78,7 +78,7 @@ def agree_on_partition(attempt: Attempt, config: JobConfig, dataset: Dataset | N
     ranks, directory = attempt.ranks, partition_directory(config)
     if ranks.leads:
         assert dataset is not None, "rank 0 has the dataset"
-        attempt.publish("partition", ensure_partition(config, dataset).digest)
+        attempt.publish("partition", ensure_partition(config, dataset, part=0).digest)
     wanted = attempt.await_value("partition")
 
     def check() -> bool:

@@ -152,7 +152,10 @@ def build_model(config: JobConfig, store: GraphStore, shares: Shares) -> Model:
     optimizer = torch.optim.Adam(head.parameters(), lr=config.train.learning_rate)
     wrapped: torch.nn.Module = head
     if not store.team.alone:
-        wrapped = DistributedDataParallel(head, broadcast_buffers=False)
+        # Without this DDP lays its buckets out anew after the first step. On several machines that would change the order
+        # in which gradients are added up, and a resumed run, which has a first step again, would differ in the last bits.
+        keep_buckets = store.team.ranks.num_machines > 1
+        wrapped = DistributedDataParallel(head, broadcast_buffers=False, find_unused_parameters=keep_buckets)
         wrapped.register_comm_hook(None, store.team.average_gradients)
     model = Model(head, wrapped, optimizer, _engine(config, store, shares), raw=raw)
     sparse = config.propagation.engine is Engine.sampled

@@ -7,6 +7,7 @@ code whether a pod is worth another try, so pods are started with this. It takes
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import tempfile
@@ -22,6 +23,9 @@ _WORD_SECONDS = 4.0  # more than a guard takes to say why a process died
 
 def main(arguments: Sequence[str]) -> NoReturn:
     """Run torchrun in this process, then exit: 0, the job's exit code, or 128 + the signal that ended the launcher."""
+    # Until torchrun has handlers of its own: as the first process of a container it would else not hear SIGTERM at all.
+    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(128 + number))
+
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

@@ -70,9 +70,10 @@ def _quota() -> int:
 
 def launcher_id() -> str:
     """Names the program that started this process: the same for every restart by one torchrun."""
+    launcher = os.getppid() or os.getpid()  # the first process of a container has no parent
     # Its start tells one process 1 of a container from the next.
-    started = Path(f"/proc/{os.getppid()}/stat").read_text(encoding="utf-8", errors="replace").rsplit(")", 1)[1].split()[19]
-    return f"{socket.gethostname()} {os.getppid()} {started}"
+    started = Path(f"/proc/{launcher}/stat").read_text(encoding="utf-8", errors="replace").rsplit(")", 1)[1].split()[19]
+    return f"{socket.gethostname()} {launcher} {started}"
 
 
 def restart_count() -> int:

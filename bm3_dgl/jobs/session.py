@@ -26,7 +26,7 @@ from bm3_dgl.jobs.agreement import agree_on_config, agree_on_partition, agree_on
 from bm3_dgl.model.bm3 import BM3Head
 from bm3_dgl.model.propagation import base, exact, sampled
 from bm3_dgl.model.propagation.shares import Shares
-from bm3_dgl.runtime.collectives import Team
+from bm3_dgl.runtime.collectives import HeadGradients, Team
 from bm3_dgl.runtime.company import Company
 from bm3_dgl.runtime.meeting import meet, open_store
 from bm3_dgl.runtime.ranks import Ranks, launched_by_torchrun, ranks_from_environment, threads_per_rank
@@ -152,11 +152,8 @@ def build_model(config: JobConfig, store: GraphStore, shares: Shares) -> Model:
     optimizer = torch.optim.Adam(head.parameters(), lr=config.train.learning_rate)
     wrapped: torch.nn.Module = head
     if not store.team.alone:
-        # Without this DDP lays its buckets out anew after the first step. On several machines that would change the order
-        # in which gradients are added up, and a resumed run, which has a first step again, would differ in the last bits.
-        keep_buckets = store.team.ranks.num_machines > 1
-        wrapped = DistributedDataParallel(head, broadcast_buffers=False, find_unused_parameters=keep_buckets)
-        wrapped.register_comm_hook(None, store.team.average_gradients)
+        wrapped = DistributedDataParallel(head, broadcast_buffers=False)
+        wrapped.register_comm_hook(HeadGradients(head.parameters()), store.team.average_gradients)
     model = Model(head, wrapped, optimizer, _engine(config, store, shares), raw=raw)
     sparse = config.propagation.engine is Engine.sampled
     for name, rows in raw.items():

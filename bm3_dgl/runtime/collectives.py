@@ -7,11 +7,12 @@ Annotations are evaluated here (no `from __future__ import annotations`): DDP co
 """
 
 import contextlib
+import itertools
 import json
 import mmap
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,36 @@ class Traffic:
         began = time.perf_counter()
         yield
         self.seconds += time.perf_counter() - began
+
+
+class HeadGradients:
+    """The gradients of all dense weights in one row, in the order of registration.
+
+    DDP lays its buckets out anew after the first step. An order of sums that follows them would change there, and a
+    resumed run, which has a first step again, would differ from an uninterrupted one in the last bits.
+    """
+
+    def __init__(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        weights = list(parameters)
+        ends = list(itertools.accumulate(weight.numel() for weight in weights))
+        self._place = {w.data_ptr(): slice(end - w.numel(), end) for w, end in zip(weights, ends, strict=True)}
+        self.flat = torch.empty(ends[-1], dtype=weights[0].dtype, device=weights[0].device)
+        self._waiting: list[tuple[dist.GradBucket, torch.futures.Future[torch.Tensor]]] = []
+
+    def add(self, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+        """Take a bucket's gradients; its future is set by `deliver`."""
+        for weight, gradient in zip(bucket.parameters(), bucket.gradients(), strict=True):
+            self.flat[self._place[weight.data_ptr()]] = gradient.reshape(-1)
+        self._waiting.append((bucket, torch.futures.Future()))
+        return self._waiting[-1][1]
+
+    def deliver(self) -> None:
+        """Lay what `flat` holds now into the buckets."""
+        for bucket, future in self._waiting:
+            for weight, gradient in zip(bucket.parameters(), bucket.gradients(), strict=True):
+                gradient.copy_(self.flat[self._place[weight.data_ptr()]].view_as(gradient))
+            future.set_result(bucket.buffer())
+        self._waiting.clear()
 
 
 class Team:
@@ -103,18 +134,23 @@ class Team:
             return None
         return [_unpack(box, len(parcels)) for box in boxes]
 
-    def average_gradients(self, _: object, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
-        """DDP's communication hook: the mean over ranks, added up in rank order, through shared memory where possible."""
-        gradient = bucket.buffer()
+    def average_gradients(self, head: HeadGradients, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+        """DDP's communication hook: the mean over ranks, all buckets at once when the last has come."""
+        future = head.add(bucket)
+        if bucket.is_last():
+            self._average(head.flat)
+            head.deliver()
+        return future
+
+    def _average(self, gradient: torch.Tensor) -> None:
+        """The mean over ranks, in place: added up in rank order, through shared memory where possible."""
         boxes = self.post([gradient[None]]) if gradient.dtype == torch.float32 and gradient.device.type == "cpu" else None
         if boxes is None:
             with self.traffic["head gradients"].crossing(self._ring_bytes(gradient)):
                 dist.all_reduce(gradient)
         else:
             torch.sum(torch.cat([box[0] for box in boxes]), 0, out=gradient)
-        future: torch.futures.Future[torch.Tensor] = torch.futures.Future()
-        future.set_result(gradient.div_(self.ranks.world_size))
-        return future
+        gradient.div_(self.ranks.world_size)
 
     def _next_turn(self) -> int:
         """Two buffers in turn: who writes to one again has passed the barrier after the other, so all have read it."""

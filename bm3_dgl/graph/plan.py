@@ -28,10 +28,10 @@ _RANK_BASE, _SERVER_BASE, _LAUNCHER_BASE = 385 << 20, 285 << 20, 200 << 20  # th
 _CODE = 340 << 20  # libraries that all processes of a machine map
 _SERVER_EDGE_BYTES = 45  # while the server reads its part
 _OPENING_EDGE_BYTES = 73  # per edge of the part while a rank lays it out: the arrays of graph/local.py `edges_of_part`
-_SPLIT_BYTES = 490  # per train interaction while the graph is split (3.2 million of them, METIS and random alike)
+_SPLIT_BASE, _SPLIT_BYTES = 280 << 20, 490  # and per train interaction while the graph is split, by METIS or at random
 _LEADER_BYTES = 32  # per interaction of the dataset while rank 0 reads who is held out
 # A step takes more than its arrays: gradients on their way, and, where these are small, gaps that malloc keeps between them.
-_MALLOC_RETURNS, _WITH_GAPS, _WITHOUT_GAPS = 32 << 20, 2.75, 1.4
+_MALLOC_RETURNS, _WITH_GAPS, _WITHOUT_GAPS = 32 << 20, 3.25, 1.4
 
 # Speeds of one core: bytes/s of rows in propagation and Adam (7 to 14e9 measured); operations/s of products and of full
 # ranking; seconds of a pair's losses and their gradients, and of a drawn edge.
@@ -143,7 +143,7 @@ def disk_bytes(job: Job, graph: Graph, part: PartReport) -> int:
 
 def split_bytes(graph: Graph) -> int:
     """Memory of the process that splits the graph, on machine 0."""
-    return _SPLIT_BYTES * graph.train
+    return _SPLIT_BASE + _SPLIT_BYTES * graph.train
 
 
 def checkpoint_bytes(job: Job, graph: Graph) -> int:

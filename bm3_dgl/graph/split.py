@@ -37,6 +37,7 @@ from bm3_dgl.graph.split import main
 sys.exit(main(*sys.argv[2:]))"""
 # perturb=255 fills what malloc hands out with 255 ^ 0xff = 0; tcache hands out without filling, so it is off.
 # MALLOC_PERTURB_ is an older name of the same setting.
+# One thread, since each of several would draw from a generator of its own, seeded in the order in which they start.
 _ZEROED_MALLOC = ["-u", "MALLOC_PERTURB_", "GLIBC_TUNABLES=glibc.malloc.perturb=255:glibc.malloc.tcache_count=0"]
 
 
@@ -55,7 +56,7 @@ def run_split(dataset: Dataset, out: Path, *, parts: int, method: str, seed: int
     home = str(Path(bm3_dgl.__file__).resolve().parents[1])
     arguments = [str(dataset.directory.resolve()), str(out.resolve()), str(parts), method, str(seed)]
     done = subprocess.run(
-        ["env", *_ZEROED_MALLOC, "DGLBACKEND=pytorch", sys.executable, "-c", _PROGRAM, home, *arguments],
+        ["env", *_ZEROED_MALLOC, "OMP_NUM_THREADS=1", "DGLBACKEND=pytorch", sys.executable, "-c", _PROGRAM, home, *arguments],
         cwd=scratch,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

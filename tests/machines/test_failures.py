@@ -1,7 +1,7 @@
 """Whatever dies, at whatever moment: the whole job ends soon on all machines, says why, and can go on.
 
 A fault (tests/faults) holds one rank at a chosen moment, and the test strikes there. The cases below are a choice that
-covers each role and each moment; `make kill-table` runs every pair and writes the table in docs/OPERATIONS.md.
+covers each role and each moment; `make kill-table` runs every pair and writes kill-table.md.
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bm3_dgl.config import load_config
 from bm3_dgl.config.schema import JobConfig
 from bm3_dgl.data.prepare import prepare
-from bm3_dgl.errors import ConfigError, JobError
+from bm3_dgl.errors import JobError
 from bm3_dgl.graph.measure import Graph, PartReport, expected_graph, measured_graph
 from bm3_dgl.graph.partition import ensure_partition
 from bm3_dgl.graph.plan import (
@@ -36,7 +35,6 @@ from bm3_dgl.graph.plan import (
 )
 from bm3_dgl.graph.store import GraphStore, Table
 from bm3_dgl.jobs import session as session_module
-from bm3_dgl.jobs.partition import Command, plan_table
 from bm3_dgl.jobs.session import check_shared_memory, open_session
 from bm3_dgl.model.bm3 import BatchRows, BM3Head
 from bm3_dgl.runtime.ranks import Ranks
@@ -265,61 +263,6 @@ def test_products_are_those_that_torch_counts(widths: dict[str, int]) -> None:
     assert planned == counter.get_total_flops()
 
 
-# the command
-
-
-def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
-    monkeypatch.setattr(sys, "argv", ["partition.py", *arguments])
-    launcher = Command()
-    launcher.run(launcher.parse("Partition."))
-
-
-def test_plan_of_a_dataset_splits_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    settings = [*SHOP, f"data.dir={tmp_path / 'data'}", "partition.parts=2"]
-    command(monkeypatch, *settings, "--plan", "--ranks", "2")
-    assert not (tmp_path / "data/parts").exists()
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[3].split() == ["machines", "1", "2", "4", "8"]
-    assert lines[4].split() == ["parts", *["expected"] * 4]
-    assert len({len(line) for line in lines[3:-2]}) == 1
-    command(monkeypatch, *settings)
-    capsys.readouterr()
-    command(monkeypatch, *settings, "--plan", "--machines", "2,3")
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[4].split() == ["parts", "measured", "expected"]
-
-
-def test_plan_from_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.chdir(tmp_path)
-    counts = ["--users", "2_000", "--items", "100", "--interactions", "10_000", "--feature-widths", "40,8"]
-    command(monkeypatch, "--plan", *counts, "--machines", "4", "--ranks", "2", "train.batch_size=100")
-    text = capsys.readouterr().out
-    assert text.startswith("2,000 users, 100 items, 10,000 train interactions; features modality 1: 40, modality 2: 8\n")
-    assert ["steps", "per", "epoch", "13"] in [line.split() for line in text.splitlines()]
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        (["--plan", "--users", "5"], r"--items is missing beside --users"),
-        (["--machines", "2"], r"--machines is for --plan"),
-        (["--plan", "--feature-widths", "3"], r"--feature-widths is for a plan from counts"),
-        (["--plan", "--machines", "2,0"], r"'0' is no whole number from 1 on"),
-        (["--plan", "--ranks", "two"], r"'two' is no whole number from 1 on"),
-    ],
-)
-def test_wrong_command_lines(monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        command(monkeypatch, *arguments)
-
-
-def test_each_value_is_that_of_the_machine_where_it_is_largest() -> None:
-    parts = (PartReport(10, 50, 100, 100, 5, 5), PartReport(40, 20, 100, 100, 9, 0))
-    graph = Graph(50, 70, 200, 200, 0.5, parts)
-    lines = plan_table(JobConfig(), {}, lambda _: (graph, "measured"), machines=[2], ranks=1).splitlines()
-    values = {line.rsplit(maxsplit=1)[0].strip(): line.split()[-1] for line in lines[3:]}
-    assert (values["users"], values["items"], values["halo nodes"]) == ("40", "50", "10")
+def test_widths_of_the_modalities_in_use() -> None:
     assert modality_widths(JobConfig(), WIDTHS) == WIDTHS
+    assert modality_widths(load_config(None, ["data.modalities=[text]"]), WIDTHS) == {"text": 3}

@@ -34,6 +34,7 @@ def main(arguments: Sequence[str]) -> NoReturn:
     options = run.parse_args(["--monitor-interval=1", *arguments])  # the default of 5 s is half of what an end may take
     with tempfile.TemporaryDirectory(prefix="bm3_verdict_") as scratch:
         ask_for_verdict(f"{scratch}/verdict")
+        options.log_dir = options.log_dir or scratch  # its own default is a directory that it never removes
         try:
             run.run(options)
             code = 0

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from bm3_dgl.errors import JobError
-from bm3_dgl.runtime.verdict import Verdict, give_verdict, read_verdict
+from bm3_dgl.runtime.verdict import Verdict, forget_verdicts, give_verdict, read_verdict
 
 SHARED_MEMORY = Path("/dev/shm")
 STOPPED_SECONDS = 4.0  # a stopped process is as good as dead after that
@@ -168,6 +168,8 @@ class Guard:
             kill_process(pid)
         remove_segments(self._orders.tag)
         shutil.rmtree(self._orders.scratch, ignore_errors=True)
+        if process_state(self._orders.launcher) is None:
+            forget_verdicts()
 
     def _complete(self) -> bool:
         """Whether the guards of all machines have come to this one, or this one to machine 0's."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -67,6 +68,13 @@ def read_last_verdict() -> Verdict | None:
     asked = Path(os.environ[_VARIABLE])
     attempts = [int(path.suffix[1:]) for path in asked.parent.glob(f"{asked.name}.*") if path.suffix[1:].isdigit()]
     return _read(asked.with_name(f"{asked.name}.{max(attempts)}")) if attempts else None
+
+
+def forget_verdicts() -> None:
+    """Remove the directory that was made for them, in the place of a launcher that was killed."""
+    asked = os.environ.get(_VARIABLE)
+    if asked is not None:
+        shutil.rmtree(Path(asked).parent, ignore_errors=True)
 
 
 def _read(path: Path) -> Verdict | None:

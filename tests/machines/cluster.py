@@ -20,7 +20,7 @@ needs_machines = pytest.mark.skipif(why_not() is not None, reason=f"no machines 
 class ClusterJob:
     network: Network
     processes: list[Process]  # one torchrun per machine
-    home: Path
+    scratch: Path  # all machines' TMPDIR
 
     def wait(self, seconds: float = 240.0) -> list[int]:
         """Exit codes of all machines' torchruns."""
@@ -36,13 +36,15 @@ class ClusterJob:
         return lines[-1] if lines else ""
 
     def left(self) -> dict[str, object]:
-        """What of the job is still there on the machines that live: processes and shared memory."""
+        """What of the job is still there on the machines that live: processes, shared memory, scratch files."""
         found: dict[str, object] = {}
         for machine in self.network.machines:
             if machine.alive() and (processes := machine.processes()):
                 found[f"processes on {machine.name}"] = [line[:120] for line in processes.values()]
             if machine.alive() and (segments := machine.shared_memory()):
                 found[f"segments on {machine.name}"] = len(segments)
+        if all(machine.alive() for machine in self.network.machines) and (files := sorted(self.scratch.iterdir())):
+            found["scratch files"] = files  # those of a machine without power stay
         return found
 
     def pid_of(self, number: int, role: str) -> int:
@@ -71,7 +73,9 @@ def start(
 
     fault: see tests/faults. own: further arguments of single machines, by number.
     """
-    environment = dict(os.environ)
+    scratch = home / f"{name}.tmp"
+    scratch.mkdir(exist_ok=True)
+    environment = dict(os.environ) | {"TMPDIR": str(scratch)}
     if fault is not None:
         environment |= {"BM3_FAULT": fault, "PYTHONPATH": str(ROOT / "tests" / "faults")}
     machines = machines or len(network.machines)
@@ -82,7 +86,7 @@ def start(
         command = [*launcher, str(ROOT / "launch" / "train.py"), *settings, *arguments, *(own or {}).get(number, [])]
         log = home / f"{name}-{number}.log"
         processes.append(network[number].start(command, output=log, cwd=home, environment=environment))
-    return ClusterJob(network, processes, home)
+    return ClusterJob(network, processes, scratch)
 
 
 def boot(network: Network, number: int) -> Machine:

@@ -32,12 +32,15 @@ class Table:
 
     def pull(self, nids: torch.Tensor) -> torch.Tensor:
         """Rows of any machine, (len(nids), width), by global_nid int64; a copy."""
-        rows = nids - self.start
-        remote = int(((rows < 0) | (rows >= len(self.local))).sum())
-        if remote == 0:
-            return self.local[rows]
-        with self.traffic.crossing(remote * self.local.shape[1] * 4):
+        if self.remote_bytes(nids) == 0:
+            return self.local[nids - self.start]
+        with self.traffic.crossing(self.remote_bytes(nids)):
             return self.tensor[nids]
+
+    def remote_bytes(self, nids: torch.Tensor) -> int:
+        """Size of those rows that belong to other machines."""
+        rows = nids - self.start
+        return int(((rows < 0) | (rows >= len(self.local))).sum()) * self.local.shape[1] * 4
 
 
 class GraphStore:

@@ -28,17 +28,16 @@ import socket
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from bm3_dgl.errors import JobError
+from bm3_dgl.runtime.processes import kill_process, oom_kills, process_state, remove_segments
 from bm3_dgl.runtime.verdict import Verdict, forget_verdicts, give_verdict, read_verdict
+from bm3_dgl.runtime.wire import Wire
 
-SHARED_MEMORY = Path("/dev/shm")
 STOPPED_SECONDS = 4.0  # a stopped process is as good as dead after that
 _TICK_SECONDS = 0.2
 _BEAT_SECONDS = 1.0
-_LONGEST = 1 << 16  # bytes of a message
 _PAUSE_SECONDS = 3.0  # a tick that took longer: the guard itself was stopped, so it can blame nobody for silence
 _CAUSE_SECONDS = 1.5
 _HELLO_SECONDS = 5.0  # for a connection to say which machine it is from
@@ -69,44 +68,6 @@ class Lost(Exception):
         self.verdict = verdict
 
 
-class Line:
-    """JSON lines over a socket that never blocks."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        connection.setblocking(False)
-        self.socket, self.machine = connection, -1
-        self.accepted = self.heard = time.monotonic()
-        self.ended = False  # said that its machine has ended well
-        self.closed = False
-        self._received, self._unsent = b"", b""
-
-    def send(self, **message: Any) -> None:
-        """Queue and send what the connection takes; a broken one shows when it is read."""
-        self._unsent += json.dumps(message).encode() + b"\n"
-        try:
-            self._unsent = self._unsent[self.socket.send(self._unsent) :]
-        except OSError:
-            pass
-
-    def receive(self) -> tuple[list[dict], bool]:
-        """Messages that have come, and whether the connection has ended."""
-        try:
-            data = self.socket.recv(1 << 16)
-        except BlockingIOError:
-            return [], False
-        except OSError:
-            return [], True
-        self.heard = time.monotonic()
-        *lines, self._received = (self._received + data).split(b"\n")
-        try:
-            messages = [json.loads(line) for line in lines]
-        except (ValueError, RecursionError):
-            return [], True
-        if not all(isinstance(message, dict) for message in messages) or len(self._received) > _LONGEST:
-            return [], True
-        return messages, not data
-
-
 class Guard:
     """One machine's guard: its processes, its connections to other guards, and what to do when one of them is lost."""
 
@@ -114,13 +75,13 @@ class Guard:
         self._orders = orders
         self._watched = dict(orders.trainers)
         self._stopped_since: dict[int, float] = {}
-        self._lines: list[Line] = []  # machine 0: one per other machine; elsewhere: the one to machine 0
+        self._lines: list[Wire] = []  # machine 0: one per other machine; elsewhere: the one to machine 0
         self._listener: socket.socket | None = None
         self._began = self._beaten = time.monotonic()
         self._closing = False  # servers may end
         self._ended = False  # this machine has ended well
         self._input: bytes | None = b""  # begun line of the leading trainer's; None after its end of file
-        self._oom_kills = _oom_kills()
+        self._oom_kills = oom_kills()
         if orders.machine == 0 and len(orders.hosts) > 1:
             self._listener = socket.create_server((orders.address, 0))
             self._listener.setblocking(False)
@@ -179,7 +140,7 @@ class Guard:
         others = range(1, len(self._orders.hosts)) if self._orders.machine == 0 else [0]
         return sorted(set(others) - {line.machine for line in self._guards()})
 
-    def _guards(self) -> list[Line]:
+    def _guards(self) -> list[Wire]:
         """Connections to guards of this job; who has not said so yet is a stranger."""
         return [line for line in self._lines if line.machine >= 0]
 
@@ -212,7 +173,7 @@ class Guard:
                 f"{self._name(self._orders.machine)}: the guard of machine 0 does not answer at {address}:{port} ({error});"
                 " let the job's machines reach one another on all ports"
             ) from None
-        self._lines = [Line(connection)]
+        self._lines = [Wire(connection)]
         self._lines[0].machine = 0
         self._lines[0].send(tag=self._orders.tag, machine=self._orders.machine)
 
@@ -222,9 +183,9 @@ class Guard:
         strangers = [line for line in self._lines if line.machine < 0]
         if len(strangers) > len(self._orders.hosts):
             self._dismiss(strangers[0])
-        self._lines.append(Line(connection))
+        self._lines.append(Wire(connection))
 
-    def _hear_guard(self, line: Line) -> None:
+    def _hear_guard(self, line: Wire) -> None:
         messages, line.closed = line.receive()
         if line.machine < 0:  # it has yet to say who it is, and strangers are not talked to
             if messages and messages[0].get("tag") == self._orders.tag and messages[0].get("machine") in self._absent():
@@ -242,7 +203,7 @@ class Guard:
         if line.closed and not line.ended:
             raise self._lost(f"{self._name(line.machine)} is gone: it was shut down, or its processes were killed")
 
-    def _dismiss(self, line: Line) -> None:
+    def _dismiss(self, line: Wire) -> None:
         line.socket.close()
         self._lines.remove(line)
 
@@ -293,7 +254,7 @@ class Guard:
         if said is not None:
             named = len(self._orders.hosts) == 1 or said.line.startswith("machine ")
             raise Lost(Verdict(said.code, said.line if named else f"{self._name(own)}: {said.line}"))
-        if what == "died" and _oom_kills() > self._oom_kills:
+        if what == "died" and oom_kills() > self._oom_kills:
             what = "was killed for want of memory"
         raise self._lost(f"{name}{where} (pid {pid}) {what}; the job ends on all machines; go on with train.resume=true")
 
@@ -314,39 +275,6 @@ class Guard:
 
     def _lost(self, line: str) -> Lost:
         return Lost(Verdict(JobError.exit_code, line))
-
-
-def remove_segments(tag: str) -> None:
-    """Delete every segment of this machine's /dev/shm whose name holds `tag`; what is still mapped goes with its user."""
-    for path in SHARED_MEMORY.iterdir():
-        if tag in path.name:
-            path.unlink(missing_ok=True)
-
-
-def process_state(pid: int) -> str | None:
-    """The process's state letter, T where it is stopped; None where it is gone, a zombie too."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:
-            letter = stat.read().rsplit(")", 1)[1].split()[0]
-    except OSError:
-        return None
-    return None if letter in ("Z", "X") else letter
-
-
-def kill_process(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-
-
-def _oom_kills() -> int:
-    """How many processes of this control group the kernel has killed for memory; 0 where that is not told."""
-    try:
-        events = Path("/sys/fs/cgroup/memory.events").read_text(encoding="utf-8")
-    except OSError:
-        return 0
-    return int(dict(line.split() for line in events.splitlines()).get("oom_kill", 0))
 
 
 def _tell(**message: Any) -> None:

@@ -10,12 +10,11 @@ import ctypes
 import mmap
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 from bm3_dgl.errors import JobError
+from bm3_dgl.runtime.processes import SHARED_MEMORY
 from bm3_dgl.runtime.ranks import Ranks
 
-_SHARED_MEMORY = Path("/dev/shm")
 _BARRIER_BYTES = 64  # glibc's pthread_barrier_t takes 32
 _PROCESS_SHARED = 1
 _SERIAL_THREAD = -1  # what pthread_barrier_wait returns to one of the waiters
@@ -26,7 +25,7 @@ def map_shared(name: str, size: int, ranks: Ranks, barrier: Callable[[], None]) 
 
     Raises JobError where /dev/shm is full: at once, and not as a bus error at the first write.
     """
-    path = _SHARED_MEMORY / name
+    path = SHARED_MEMORY / name
     if ranks.leads_machine:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)

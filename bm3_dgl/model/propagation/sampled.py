@@ -103,7 +103,7 @@ class SampledEngine:
         """h of the seed nodes, per type, by equation (4)."""
         blocks = self._draw_blocks(seeds)
         inputs = {n: blocks[0].srcnodes[n].data["_ID"] for n in NODE_TYPES} if blocks else seeds
-        x = {ntype: self._lookups[ntype](inputs[ntype]) for ntype in NODE_TYPES}  # leaves of autograd
+        x = {ntype: self._look_up(ntype, inputs[ntype]) for ntype in NODE_TYPES}
         y = x
         for block in blocks:
             y = {ntype: self._block_layer(block, ntype, x, y) for ntype in NODE_TYPES}
@@ -112,6 +112,12 @@ class SampledEngine:
             USER: y[USER] * mean,
             ITEM: y[ITEM] * mean + x[ITEM][: len(seeds[ITEM])],
         }
+
+    def _look_up(self, ntype: str, nids: torch.Tensor) -> torch.Tensor:
+        """Embeddings of nodes, a leaf of autograd."""
+        table = self._tables[ntype]
+        with table.traffic.crossing(table.remote_bytes(nids)):
+            return self._lookups[ntype](nids)
 
     def _block_layer(self, block: Any, ntype: str, x: dict[str, torch.Tensor], y: dict[str, torch.Tensor]) -> torch.Tensor:
         """Targets of one block: E + D^-1/2 (d / k) sum over drawn neighbours of D^-1/2 y."""

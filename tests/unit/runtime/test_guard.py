@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from bm3_dgl.runtime.guard import SHARED_MEMORY, STOPPED_SECONDS, process_state
+from bm3_dgl.runtime.guard import STOPPED_SECONDS
+from bm3_dgl.runtime.processes import SHARED_MEMORY, process_state
 
 
 class Machine:

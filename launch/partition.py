@@ -1,7 +1,7 @@
 """Split the graph and the features into one part per machine, and show what came out; or plan what a job will take.
 
-    python launch/partition.py --config configs/debug.yaml partition.parts=2
-    python launch/partition.py --config configs/debug.yaml --plan --ranks 8
+    python launch/partition.py --config configs/shop.yaml partition.parts=2
+    python launch/partition.py --config configs/shop.yaml --plan --ranks 8
     python launch/partition.py --plan --machines 16,64 --users 200_000_000 --items 20_000_000 --interactions 1_000_000_000
 
 Prepares the dataset first where it is not there (a plan from counts needs none). Parts that fit the dataset and the

@@ -47,11 +47,12 @@ class Job:
             time.sleep(0.05)
 
 
-def start(launcher: str, *arguments: str, ranks: int | None = None, output: Path) -> Job:
-    """Start launch/<launcher>.py, under torchrun where ranks is given."""
+def start(launcher: str, *arguments: str, ranks: int | None = None, output: Path, torchrun: Path | None = None) -> Job:
+    """Start launch/<launcher>.py, under torchrun (or the program given in its place) where ranks is given."""
     program = [sys.executable]
     if ranks is not None:
-        program += ["-m", "torch.distributed.run", f"--nproc_per_node={ranks}", "--monitor-interval=0.2"]
+        program += [str(torchrun)] if torchrun is not None else ["-m", "torch.distributed.run"]
+        program += [f"--nproc_per_node={ranks}", "--monitor-interval=0.2"]
         program += [f"--master-port={free_port()}"]
     command = [*program, str(ROOT / "launch" / f"{launcher}.py"), *arguments]
     environment = os.environ | {"BM3_TEST": str(output)}  # by which `processes_of` knows every process of the job

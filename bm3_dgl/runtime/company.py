@@ -17,9 +17,9 @@ from typing import Any, NoReturn
 
 from bm3_dgl.errors import JobError
 from bm3_dgl.runtime.addresses import interface_of, own_address
-from bm3_dgl.runtime.guard import STOPPED_SECONDS, Orders
+from bm3_dgl.runtime.guard import MEET_SECONDS, STOPPED_SECONDS, Orders
 from bm3_dgl.runtime.lifeline import expect_guards_word, leave_at_once
-from bm3_dgl.runtime.meeting import MEET_SECONDS, Attempt
+from bm3_dgl.runtime.meeting import Attempt
 from bm3_dgl.runtime.processes import kill_process, process_state, remove_segments
 from bm3_dgl.runtime.verdict import ask_for_verdict, asked_path
 

@@ -41,7 +41,7 @@ _BEAT_SECONDS = 1.0
 _PAUSE_SECONDS = 3.0  # a tick that took longer: the guard itself was stopped, so it can blame nobody for silence
 _CAUSE_SECONDS = 1.5
 _HELLO_SECONDS = 5.0  # for a connection to say which machine it is from
-_MEET_SECONDS = 60.0  # for all guards to be connected
+MEET_SECONDS = 60.0  # for all ranks, and then for all guards, to find one another
 _GONE_SECONDS = 3.0  # for servers to end by themselves
 _SPEAK_SECONDS = 0.2
 
@@ -75,7 +75,7 @@ class Guard:
         self._orders = orders
         self._watched = dict(orders.trainers)
         self._stopped_since: dict[int, float] = {}
-        self._lines: list[Wire] = []  # machine 0: one per other machine; elsewhere: the one to machine 0
+        self._wires: list[Wire] = []  # machine 0: one per other machine; elsewhere: the one to machine 0
         self._listener: socket.socket | None = None
         self._began = self._beaten = time.monotonic()
         self._closing = False  # servers may end
@@ -90,8 +90,8 @@ class Guard:
     def run(self) -> None:
         """Return when all machines have ended well; raise Lost otherwise."""
         last = time.monotonic()
-        while not (self._ended and self._complete() and all(line.ended for line in self._guards())):
-            sources: list[Any] = [line.socket for line in self._lines if not line.closed]
+        while not (self._ended and self._complete() and all(wire.ended for wire in self._guards())):
+            sources: list[Any] = [wire.socket for wire in self._wires if not wire.closed]
             sources += [0] if self._input is not None else []
             sources += [self._listener] if self._listener is not None else []
             ready, _, _ = select.select(sources, [], [], _TICK_SECONDS)
@@ -103,17 +103,17 @@ class Guard:
                 self._hear_trainer()
             if self._listener in ready:
                 self._welcome()
-            for line in [line for line in self._lines if line.socket in ready]:
-                self._hear_guard(line)
+            for wire in [wire for wire in self._wires if wire.socket in ready]:
+                self._hear_guard(wire)
             self._beat(now)
             self._check_processes(now)
         if self._orders.machine == 0:  # the others wait for this word: until then a loss anywhere is everybody's
-            for line in self._guards():
-                line.send(end=True)
+            for wire in self._guards():
+                wire.send(end=True)
 
     def tell_all(self, verdict: Verdict) -> None:
-        for line in self._guards():
-            line.send(abort=[verdict.code, verdict.line])
+        for wire in self._guards():
+            wire.send(abort=[verdict.code, verdict.line])
 
     def clear(self, *, kill: bool) -> None:
         """End this machine's processes (they end by themselves unless `kill`) and remove what they leave."""
@@ -138,11 +138,11 @@ class Guard:
 
     def _absent(self) -> list[int]:
         others = range(1, len(self._orders.hosts)) if self._orders.machine == 0 else [0]
-        return sorted(set(others) - {line.machine for line in self._guards()})
+        return sorted(set(others) - {wire.machine for wire in self._guards()})
 
     def _guards(self) -> list[Wire]:
         """Connections to guards of this job; who has not said so yet is a stranger."""
-        return [line for line in self._lines if line.machine >= 0]
+        return [wire for wire in self._wires if wire.machine >= 0]
 
     def _hear_trainer(self) -> None:
         assert self._input is not None
@@ -163,7 +163,7 @@ class Guard:
             if "end" in message:
                 self._ended = True
                 if self._orders.machine > 0:
-                    self._lines[0].send(end=True)
+                    self._wires[0].send(end=True)
 
     def _connect(self, address: str, port: int) -> None:
         try:
@@ -173,56 +173,56 @@ class Guard:
                 f"{self._name(self._orders.machine)}: the guard of machine 0 does not answer at {address}:{port} ({error});"
                 " let the job's machines reach one another on all ports"
             ) from None
-        self._lines = [Wire(connection)]
-        self._lines[0].machine = 0
-        self._lines[0].send(tag=self._orders.tag, machine=self._orders.machine)
+        self._wires = [Wire(connection)]
+        self._wires[0].machine = 0
+        self._wires[0].send(tag=self._orders.tag, machine=self._orders.machine)
 
     def _welcome(self) -> None:
         assert self._listener is not None
         connection, _ = self._listener.accept()
-        strangers = [line for line in self._lines if line.machine < 0]
+        strangers = [wire for wire in self._wires if wire.machine < 0]
         if len(strangers) > len(self._orders.hosts):
             self._dismiss(strangers[0])
-        self._lines.append(Wire(connection))
+        self._wires.append(Wire(connection))
 
-    def _hear_guard(self, line: Wire) -> None:
-        messages, line.closed = line.receive()
-        if line.machine < 0:  # it has yet to say who it is, and strangers are not talked to
+    def _hear_guard(self, wire: Wire) -> None:
+        messages, wire.closed = wire.receive()
+        if wire.machine < 0:  # it has yet to say who it is, and strangers are not talked to
             if messages and messages[0].get("tag") == self._orders.tag and messages[0].get("machine") in self._absent():
-                line.machine = messages.pop(0)["machine"]
+                wire.machine = messages.pop(0)["machine"]
                 if self._complete() and self._listener is not None:
                     self._listener.close()
                     self._listener = None
-            elif messages or line.closed:
-                self._dismiss(line)
+            elif messages or wire.closed:
+                self._dismiss(wire)
                 return
         for message in messages:
             if "abort" in message:
                 raise Lost(Verdict(*message["abort"]))
-            line.ended |= "end" in message
-        if line.closed and not line.ended:
-            raise self._lost(f"{self._name(line.machine)} is gone: it was shut down, or its processes were killed")
+            wire.ended |= "end" in message
+        if wire.closed and not wire.ended:
+            raise self._lost(f"{self._name(wire.machine)} is gone: it was shut down, or its processes were killed")
 
-    def _dismiss(self, line: Wire) -> None:
-        line.socket.close()
-        self._lines.remove(line)
+    def _dismiss(self, wire: Wire) -> None:
+        wire.socket.close()
+        self._wires.remove(wire)
 
     def _beat(self, now: float) -> None:
         if now - self._beaten >= _BEAT_SECONDS:
             self._beaten = now
-            for line in self._guards():
-                line.send(beat=True)
-        for line in [line for line in self._lines if line.machine < 0 and now - line.accepted > _HELLO_SECONDS]:
-            self._dismiss(line)
-        for line in self._guards():
-            silence = now - line.heard
-            if silence > self._orders.silence_seconds and not line.ended:
+            for wire in self._guards():
+                wire.send(beat=True)
+        for wire in [wire for wire in self._wires if wire.machine < 0 and now - wire.accepted > _HELLO_SECONDS]:
+            self._dismiss(wire)
+        for wire in self._guards():
+            silence = now - wire.heard
+            if silence > self._orders.silence_seconds and not wire.ended:
                 raise self._lost(
-                    f"{self._name(line.machine)} has been silent for {silence:.0f} s: it, or the network to it, is down"
+                    f"{self._name(wire.machine)} has been silent for {silence:.0f} s: it, or the network to it, is down"
                 )
-        if not self._complete() and now - self._began > _MEET_SECONDS:
+        if not self._complete() and now - self._began > MEET_SECONDS:
             absent = ", ".join(self._name(machine) for machine in self._absent())
-            raise self._lost(f"{absent}: no word from the guard there in {_MEET_SECONDS:.0f} s")
+            raise self._lost(f"{absent}: no word from the guard there in {MEET_SECONDS:.0f} s")
 
     def _check_processes(self, now: float) -> None:
         watched = {"torchrun": self._orders.launcher} | (self._orders.trainers if self._closing else self._watched)
@@ -260,15 +260,15 @@ class Guard:
 
     def _check_abort(self) -> None:
         """A process that died without a word may have died of what another machine knows, or of the launcher's signal."""
-        for line in self._guards():
-            for message in line.receive()[0]:
+        for wire in self._guards():
+            for message in wire.receive()[0]:
                 if "abort" in message:
                     raise Lost(Verdict(*message["abort"]))
 
     def _forgive(self, now: float) -> None:
         self._stopped_since.clear()
-        for line in self._lines:
-            line.heard = max(line.heard, now)
+        for wire in self._wires:
+            wire.heard = max(wire.heard, now)
 
     def _name(self, machine: int) -> str:
         return f"machine {machine} ({self._orders.hosts[machine]})"

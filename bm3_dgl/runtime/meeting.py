@@ -20,9 +20,9 @@ from typing import Any
 import torch.distributed as dist
 
 from bm3_dgl.errors import JobError, UserError
+from bm3_dgl.runtime.guard import MEET_SECONDS
 from bm3_dgl.runtime.ranks import Ranks, restart_count
 
-MEET_SECONDS = 60.0  # between the first and the last rank, which load the same modules
 _POLL_SECONDS = 0.05
 
 

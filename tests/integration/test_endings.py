@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs import SMALL_SHOP, Job, processes_of, shared_memory, start, tag_of
+from tests.jobs import ROOT, SMALL_SHOP, Job, processes_of, shared_memory, start, tag_of
 
 GONE_SECONDS = 15.0
 
@@ -20,7 +20,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("endings")
 
 
-def begin(home: Path, name: str) -> Job:
+def begin(home: Path, name: str, torchrun: Path | None = None) -> Job:
     """A job of two ranks that would train for long, running its first epochs."""
     arguments = [
         *SMALL_SHOP,
@@ -29,7 +29,7 @@ def begin(home: Path, name: str) -> Job:
         "train.patience=100000",
         "train.epochs=100000",
     ]
-    job = start("train", *arguments, ranks=2, output=home / f"{name}.log")
+    job = start("train", *arguments, ranks=2, output=home / f"{name}.log", torchrun=torchrun)
     journal = home / name / "metrics.jsonl"
     job.wait_for(lambda: journal.exists() and journal.read_text().count("\n") >= 4)
     return job
@@ -79,6 +79,25 @@ def test_everything_ends(home: Path, who: str, number: signal.Signals) -> None:
     assert not list(Path(tempfile.gettempdir()).glob(f"{tag}*")), "the job's scratch directory"
     checkpoints = home / name / "checkpoints"
     assert (checkpoints / (checkpoints / "latest").read_text()).is_dir()
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_our_torchrun_says_it_once(home: Path, number: signal.Signals, code: int) -> None:
+    job = begin(home, f"ours-{number.name}", torchrun=ROOT / "launch" / "torchrun.py")
+    tag = tag_of(job)
+    if number is signal.SIGINT:
+        os.killpg(job.process.pid, number)  # Ctrl-C
+    else:
+        os.kill(job.process.pid, number)
+    assert job.wait(GONE_SECONDS) == code, job.text()
+    lines = job.text().strip().splitlines()
+    assert lines[-1].startswith("error: ") and number.name in lines[-1], job.text()
+    assert sum(line.startswith("error: ") for line in lines) == 1, job.text()
+    deadline = time.monotonic() + GONE_SECONDS
+    while processes_of(job) or shared_memory(tag):
+        assert time.monotonic() < deadline, f"left behind: {processes_of(job)} {shared_memory(tag)}"
+        time.sleep(0.1)
+    assert job.text().strip().splitlines() == lines, "nothing is said behind it"
 
 
 def test_a_users_mistake_is_said_once(home: Path) -> None:

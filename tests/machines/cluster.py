@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
-from tests.jobs import ROOT, SMALL_SHOP
+from tests.jobs import ROOT, SMALL_SHOP, parameters
 from tests.netns import Machine, Network, Process, torchrun, why_not
 
 needs_machines = pytest.mark.skipif(why_not() is not None, reason=f"no machines to test with: {why_not()}")
@@ -92,3 +93,11 @@ def start(
 def boot(network: Network, number: int) -> Machine:
     """The machine, started again if it was killed."""
     return network[number] if network[number].alive() else network.replace(number)
+
+
+def assert_same_bits(run_dir: Path, expected: Mapping[str, torch.Tensor]) -> None:
+    """The newest checkpoint of a run holds exactly these parameters and moments."""
+    got = parameters(run_dir)
+    assert got.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(got[name], value), f"{name} differs from the uninterrupted run's"

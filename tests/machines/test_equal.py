@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,22 +13,12 @@ from tests.machines.cluster import needs_machines, start
 from tests.netns import Network
 
 pytestmark = [needs_machines, pytest.mark.timeout(400)]
+MACHINES = 3
 
 GLOBAL_BATCH = 192
 EXACT = ["model.layers=2", "train.epochs=2", "model.reg_weight=0.5"]
 SAMPLED = [*EXACT, "propagation.engine=sampled", "propagation.fanouts=[-1,-1]"]
 TOLERANCE = 1e-4  # Adam's first steps divide a gradient by its own size, so the rounding of tiny ones shows
-
-
-@pytest.fixture(scope="module")
-def network() -> Iterator[Network]:
-    with Network(3) as network:
-        yield network
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("equal")
 
 
 def train(network: Network, home: Path, machines: int, ranks: int, *arguments: str, name: str) -> Path:

@@ -10,16 +10,16 @@ import itertools
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.jobs import parameters
-from tests.machines.cluster import ClusterJob, boot, needs_machines, start
+from tests.machines.cluster import ClusterJob, assert_same_bits, boot, needs_machines, start
 from tests.netns import Network, wait_until
 
 pytestmark = [needs_machines, pytest.mark.timeout(300)]
+MACHINES = 2
 
 SETTINGS = ["train.epochs=3", "train.checkpoint_steps=1", "model.layers=2"]
 # moment -> module, function and call at which a rank is held.
@@ -84,17 +84,6 @@ NAMED = {
 
 
 @pytest.fixture(scope="module")
-def network() -> Iterator[Network]:
-    with Network(2) as network:
-        yield network
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("failures")
-
-
-@pytest.fixture(scope="module")
 def uninterrupted(network: Network, home: Path) -> Path:
     start(network, home, *SETTINGS, name="uninterrupted").finish()
     return home / "uninterrupted"
@@ -133,7 +122,7 @@ def test_the_job_ends_as_a_whole(network: Network, home: Path, uninterrupted: Pa
         for number in range(2):
             boot(network, number)
         start(network, home, *SETTINGS, "train.resume=true", name=name).finish()
-        assert_equal(home / name, uninterrupted)
+        assert_same_bits(home / name, parameters(uninterrupted))
         resumed = "yes"
     report(blow, moment, took, codes, resumed, lines)
 
@@ -171,13 +160,6 @@ def watch_the_end(job: ClusterJob, seconds: float) -> float:
             machine.kill()  # the next case boots it anew
         raise AssertionError(f"{error}\nleft after {seconds} s: {left}\n{texts}") from None
     return time.monotonic() - began
-
-
-def assert_equal(run_dir: Path, expected_dir: Path) -> None:
-    got, expected = parameters(run_dir), parameters(expected_dir)
-    assert got.keys() == expected.keys()
-    for name, value in expected.items():
-        assert bool((got[name] == value).all()), f"{name} differs after the resume"
 
 
 def report(blow: str, moment: str, took: float, codes: list[int], resumed: str, lines: dict[int, str]) -> None:

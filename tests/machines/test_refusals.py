@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,12 +13,7 @@ from tests.machines.cluster import ClusterJob, needs_machines, start
 from tests.netns import Network
 
 pytestmark = [needs_machines, pytest.mark.timeout(200)]
-
-
-@pytest.fixture(scope="module")
-def network() -> Iterator[Network]:
-    with Network(2) as network:
-        yield network
+MACHINES = 2
 
 
 @pytest.fixture(scope="module")

@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.jobs import ROOT, SMALL_SHOP, parameters
-from tests.machines.cluster import needs_machines, start
+from tests.machines.cluster import assert_same_bits, needs_machines, start
 from tests.netns import Network, torchrun, wait_until
 
 pytestmark = [needs_machines, pytest.mark.timeout(300)]
+MACHINES = 2
 
 SETTINGS = ["train.epochs=3", "train.checkpoint_steps=1"]
 LAUNCH_TRAIN = str(ROOT / "launch" / "train.py")
-
-
-@pytest.fixture(scope="module")
-def network() -> Iterator[Network]:
-    with Network(2) as network:
-        yield network
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("restarts")
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +30,7 @@ def test_torchrun_restarts_both_machines(network: Network, home: Path, expected:
     job = start(network, home, *SETTINGS, fault=fault, restarts=1, name="restarted")
     job.finish()
     assert "resuming" in job.processes[0].text()
-    assert_equal(home / "restarted", expected)
+    assert_same_bits(home / "restarted", expected)
 
 
 def test_a_machine_is_replaced(network: Network, home: Path, expected: dict[str, torch.Tensor]) -> None:
@@ -56,7 +45,7 @@ def test_a_machine_is_replaced(network: Network, home: Path, expected: dict[str,
     command = [*torchrun(network, 1, ranks=1, restarts=3), LAUNCH_TRAIN, *settings]
     job.processes[1] = network[1].start(command, output=home / "replaced-1-again.log", cwd=home)
     job.finish()
-    assert_equal(home / "replaced", expected)
+    assert_same_bits(home / "replaced", expected)
 
 
 def test_a_full_disk_while_saving(network: Network, home: Path) -> None:
@@ -82,11 +71,4 @@ def test_a_full_disk_while_saving(network: Network, home: Path) -> None:
     assert code == 0 and "resuming" in text, text
     assert train(home / "roomy", 3, "roomy.log")[0] == 0
     machine.run("cp", "-r", disk / "run", home / "from-disk")
-    assert_equal(home / "from-disk", parameters(home / "roomy"))
-
-
-def assert_equal(run_dir: Path, expected: dict[str, torch.Tensor]) -> None:
-    got = parameters(run_dir)
-    assert got.keys() == expected.keys()
-    for name, value in expected.items():
-        assert torch.equal(got[name], value), f"{name} differs from the uninterrupted run's"
+    assert_same_bits(home / "from-disk", parameters(home / "roomy"))

@@ -76,6 +76,14 @@ class LocalGraph:
     edge_item: torch.Tensor
     num_train: int
 
+    def neighbor_nids(self, ntype: str, columns: np.ndarray) -> torch.Tensor:
+        """global_nids, int64, of columns of a node type's adjacency."""
+        other = OTHER[ntype]
+        halo = columns - self.num_own[other]
+        nids = columns.astype(np.int64) + self.start[other]
+        nids[halo >= 0] = self.halo[other][halo[halo >= 0]]
+        return torch.from_numpy(nids)
+
     def edges(self, ids: torch.Tensor) -> Edges:
         """Of the train interactions `ids`, int64, those that this machine draws, in their order."""
         if len(self.edge_ids) == self.num_train:  # one machine draws them all: number k is the k-th

@@ -16,7 +16,8 @@ import torch
 from bm3_dgl.graph.local import LocalGraph, build_local_graph, edges_of_part
 from bm3_dgl.graph.partition import Partition
 from bm3_dgl.runtime.collectives import Team, Traffic
-from bm3_dgl.types import ITEM, NODE_TYPES
+from bm3_dgl.runtime.random import derive
+from bm3_dgl.types import ITEM, NODE_TYPES, RATED_BY, RATES, USER
 
 
 @dataclass(frozen=True)
@@ -83,19 +84,39 @@ class GraphStore:
         tensor = embedding.weight
         return self._as_table(name, ntype, tensor), embedding
 
-    def sample_neighbors(self, seeds: dict[str, torch.Tensor], fanout: int, *, seed: int) -> Any:
+    def sample_neighbors(self, seeds: dict[str, torch.Tensor], fanout: int, *, key: int) -> Any:
         """DGL graph of up to `fanout` drawn in-edges of each seed (global_nids per type), of any machine; -1: all.
 
-        The draw depends on `seed` and the nodes alone.
+        Which ones depends on the key and the nodes alone.
         """
         import dgl
 
-        from bm3_dgl.graph.sampling import SeededSampling
+        edges = {}
+        for ntype, etype in ((USER, RATED_BY), (ITEM, RATES)):
+            nids = seeds[ntype].sort().values  # the order of a block's nodes, which are the next seeds, varies
+            counts, neighbors = self._draw(ntype, nids, fanout, derive(key, ntype))
+            edges[etype] = (neighbors, nids.repeat_interleave(counts))
+        return dgl.heterograph(edges, num_nodes_dict=self.local.num_nodes)
 
-        dgl.seed(seed % 2**31)
-        SeededSampling.next_seed = seed
-        # Sorted: the order of a block's nodes, which are the next seeds, changes from run to run.
-        return dgl.distributed.sample_neighbors(self.graph, {n: nids.sort().values for n, nids in seeds.items()}, fanout)
+    def _draw(self, ntype: str, nids: torch.Tensor, fanout: int, key: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """For nodes in ascending order: how many neighbours were drawn, and their global_nids."""
+        from dgl.distributed import rpc
+
+        from bm3_dgl.graph.sampling import NeighborRequest, draw_neighbors
+
+        local, parts = self.local, range(self.partition.num_parts)
+        stops = torch.tensor([self.partition.part_range(part, ntype)[1] for part in parts])
+        runs = nids.tensor_split(torch.searchsorted(nids, stops)[:-1])  # a part's nodes are one range
+        others = [part for part in parts if part != self.part and len(runs[part])]
+        requests = [(part, NeighborRequest(ntype, runs[part], fanout, key)) for part in others]
+        asked = rpc.send_requests_to_machine(requests) if requests else {}
+        own = runs[self.part].numpy()
+        counts, columns = draw_neighbors(local.adjacency[ntype], own - local.start[ntype], own, fanout, key=key)
+        answers = rpc.recv_responses(asked) if requests else []
+        drawn = {part: (answer.counts, answer.nids) for part, answer in zip(others, answers, strict=True)}
+        drawn[self.part] = torch.from_numpy(counts), local.neighbor_nids(ntype, columns)
+        found = [drawn[part] for part in parts if part in drawn]
+        return torch.cat([part[0] for part in found]), torch.cat([part[1] for part in found])
 
     def machine_buffer(self, name: str, shape: tuple[int, int]) -> torch.Tensor:
         """Zeros float32 that only this machine's ranks share. COLLECTIVE."""

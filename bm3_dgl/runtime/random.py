@@ -18,7 +18,8 @@ _LEVELS = 1 << 16  # a dropout decision takes 16 bits, so one hash decides four 
 
 
 @njit(inline="always")
-def _mix(state):  # type: ignore[no-untyped-def]
+def mix(state):  # type: ignore[no-untyped-def]
+    """SplitMix64's finaliser of a uint64, in compiled code."""
     state = (state ^ (state >> uint64(30))) * uint64(0xBF58476D1CE4E5B9)
     state = (state ^ (state >> uint64(27))) * uint64(0x94D049BB133111EB)
     return state ^ (state >> uint64(31))
@@ -28,9 +29,9 @@ def _mix(state):  # type: ignore[no-untyped-def]
 def _hash_rows(key, ids, out):  # type: ignore[no-untyped-def]
     """out[r, c] = hash(key, ids[r], c)."""
     for r in range(out.shape[0]):
-        row = _mix(uint64(key) ^ (uint64(ids[r]) + uint64(1)) * uint64(_GOLDEN))
+        row = mix(uint64(key) ^ (uint64(ids[r]) + uint64(1)) * uint64(_GOLDEN))
         for c in range(out.shape[1]):
-            out[r, c] = _mix(row + uint64(c + 1) * uint64(_GOLDEN))
+            out[r, c] = mix(row + uint64(c + 1) * uint64(_GOLDEN))
 
 
 def derive(seed: int, *purpose: int | str) -> int:
@@ -43,7 +44,7 @@ def derive(seed: int, *purpose: int | str) -> int:
 
 
 def _finalise(state: int) -> int:
-    """SplitMix64's finaliser in plain integers, for keys; `_mix` is the same for arrays."""
+    """SplitMix64's finaliser in plain integers, for keys; `mix` is the same for arrays."""
     mask = 2**64 - 1
     state &= mask
     state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & mask

@@ -40,14 +40,21 @@ def assert_close(first: Path, second: Path) -> None:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("features", ["residual", "trainable"])
-def test_ranks_do_not_change_the_result(home: Path, features: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("residual", ["model.features=residual"]),
+        ("trainable", ["model.features=trainable"]),
+        ("sampled", ["propagation.engine=sampled", "propagation.fanouts=[3,2]"]),
+    ],
+)
+def test_ranks_do_not_change_the_result(home: Path, name: str, settings: list[str]) -> None:
     """1 x 512, 2 x 256 and 4 x 128 pairs, dropout on, two layers; and debug mode, which has no server and no group."""
-    settings = [f"model.features={features}", "model.layers=2", "train.epochs=1", "model.dropout=0.3"]
-    one = train(home, f"{features}-1", 1, *settings, "train.batch_size=512")
-    two = train(home, f"{features}-2", 2, *settings, "train.batch_size=256")
-    four = train(home, f"{features}-4", 4, *settings, "train.batch_size=128")
-    debug = train(home, f"{features}-debug", None, *settings, "train.batch_size=512", "debug=true")
+    settings = [*settings, "model.layers=2", "train.epochs=1", "model.dropout=0.3"]
+    one = train(home, f"{name}-1", 1, *settings, "train.batch_size=512")
+    two = train(home, f"{name}-2", 2, *settings, "train.batch_size=256")
+    four = train(home, f"{name}-4", 4, *settings, "train.batch_size=128")
+    debug = train(home, f"{name}-debug", None, *settings, "train.batch_size=512", "debug=true")
     assert summary(four)["world_size"] == 4
     assert_close(one, two)
     assert_close(one, four)

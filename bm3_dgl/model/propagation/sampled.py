@@ -138,10 +138,10 @@ class SampledEngine:
         """Blocks from the outermost layer to the seeds'. fanouts: nearest the seeds first."""
         import dgl
 
-        rank, blocks = self._team.ranks.rank, list[Any]()
+        blocks = list[Any]()
         for hop, fanout in enumerate(self._fanouts):
-            seed = derive(self._seed, "sampling", self._step, rank, hop)
-            block = dgl.to_block(self._store.sample_neighbors(seeds, fanout, seed=seed), seeds)
+            key = derive(self._seed, "sampling", self._step, hop)
+            block = dgl.to_block(self._store.sample_neighbors(seeds, fanout, key=key), seeds)
             seeds = {ntype: block.srcnodes[ntype].data["_ID"] for ntype in NODE_TYPES}
             blocks.insert(0, block)
         return blocks

@@ -222,7 +222,7 @@ def test_finite_fanouts_are_unbiased(home: Path, objective: str) -> None:
 
 
 def test_sampling_depends_on_seed_and_step_alone(home: Path) -> None:
-    """Also where DGL has several threads: two processes and one draw the same (their generators are per thread)."""
+    """However many threads there are, in whatever order they came to be."""
     settings = ["propagation.engine=sampled", "propagation.fanouts=[2]"]
     drawn = []
     for threads in (1, 2, 2):

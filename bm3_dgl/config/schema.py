@@ -16,6 +16,38 @@ LARGEST_SEED = 2**32 - 1  # what every random generator in use accepts
 class DataFormat(Enum):
     shop = "shop"
     mmrec = "mmrec"
+    amazon2014 = "amazon2014"
+    amazon2018 = "amazon2018"
+    amazon2023 = "amazon2023"
+    tables = "tables"
+
+
+class SplitMethod(Enum):
+    random = "random"
+    time = "time"
+    global_time = "global_time"
+
+
+class Repeats(Enum):
+    first = "first"
+    keep = "keep"
+
+
+class OnError(Enum):
+    strict = "strict"
+    skip = "skip"
+
+
+class FeatureType(Enum):
+    float32 = "float32"
+    float16 = "float16"
+
+
+class TimeUnit(Enum):
+    s = "s"
+    ms = "ms"
+    us = "us"
+    ns = "ns"
 
 
 class PartitionMethod(Enum):
@@ -77,13 +109,75 @@ class RunConfig:
 @dataclass
 class DataConfig:
     dir: str = setting("data/shop", "Directory of the prepared dataset; made from the source when it is not there.")
-    format: DataFormat = setting(DataFormat.shop, "Reader: `shop` makes one up from shop.seed, `mmrec` reads a directory.")
+    format: DataFormat = setting(
+        DataFormat.shop,
+        "Reader: `shop` makes one up from shop.seed, `mmrec` reads the authors' directory, `amazonYEAR` that release's raw"
+        " files, `tables` Parquet, CSV or JSON lines (see tables.*).",
+    )
     source: str = setting("", "Directory that the reader reads; not used by `shop`.")
-    interactions: str = setting("", "Interaction file inside data.source; empty: the only *.inter file there.")
-    features: dict[str, str] = setting({}, "Feature file of each modality, relative to data.source: one float row per item.")
+    category: str = setting("", "Category in the names of Amazon's files, such as Baby; empty: the only one in data.source.")
+    interactions: str = setting(
+        "", "Interaction file inside data.source, for `tables` also a pattern such as log/*.csv; empty: the only one there."
+    )
+    features: dict[str, str] = setting(
+        {},
+        "Feature file of each modality, relative to data.source: one float row per item. For `tables` also a column of lists,"
+        " or a pattern of columns, of the item table. Amazon's feature files are found by data.category.",
+    )
     titles: str = setting("", "JSON lines with itemID and title, relative to data.source; empty: none.")
     modalities: list[str] | None = setting(
         None, "Modalities that the model uses; null: all of the dataset, []: none.", unique=True
+    )
+    k_core: int = setting(5, "Users and items with fewer interactions are dropped until none is left (raw formats).", low=1)
+    repeats: Repeats = setting(
+        Repeats.first, "A pair that comes at several times: `first` keeps its first, `keep` all, as the published preparation."
+    )
+    split: SplitMethod = setting(
+        SplitMethod.random, "Split of each user's interactions by chance or by time, or of all by `global_time` at 80 and 90 %."
+    )
+    split_seed: int = setting(999, "Seed of the random split.", low=0, high=LARGEST_SEED)
+    on_error: OnError = setting(
+        OnError.strict, "A bad line or record: `strict` ends with file, line and reason, `skip` counts and lists it."
+    )
+    feature_dtype: FeatureType = setting(FeatureType.float32, "Numbers in the feature files that raw formats are turned into.")
+
+
+@dataclass
+class TablesConfig:
+    user: str = setting("user_id", "Column of the user's id in the interactions.")
+    item: str = setting("item_id", "Column of the item's id in the interactions, and in the item tables unless item_key says.")
+    time: str = setting("", "Column of the time in the interactions; empty: none.")
+    time_unit: TimeUnit = setting(TimeUnit.s, "Unit of a time that is a number; dates and timestamps have their own.")
+    weight: str = setting("", "Column of a number to keep with each interaction; empty: none.")
+    items: str = setting("", "Item tables: a file or pattern, relative to data.source; empty: none.")
+    item_key: str = setting("", "Column of the item's id in the item tables; empty: that of tables.item.")
+    title: str = setting("", "Column of the title in the item tables; empty: none.")
+    text: list[str] = setting([], "Columns that make up an item's text, joined in this order.", unique=True)
+    category: str = setting("", "Column of the category; empty: none.")
+    image: str = setting("", "Column of the picture's path or URL; empty: none.")
+
+
+@dataclass
+class EncodeConfig:
+    text: str = setting("", "Model that makes the modality `text` from the items' texts; empty: none.")
+    image: str = setting("", "Model that makes the modality `image` from pictures; empty: none.")
+    image_weights: str = setting("", "File with the weights of encode.image.")
+    image_dir: str = setting("", "Directory with one picture per item, named by the item's id.")
+
+
+@dataclass
+class DownloadConfig:
+    url: str = setting("", "Directory on a server, http:// or https://, that launch/download.py fetches from.")
+    files: list[str] = setting(
+        [], "Files below download.url, with their folders there; each goes to data.source under its last name.", unique=True
+    )
+    checksums: str = setting("", "File of SHA-256 sums of them as sha256sum writes it; empty: only sizes are checked.")
+    attempts: int = setting(8, "Failures in a row, without a byte gained, that end a download.", low=1)
+    wait_seconds: float = setting(
+        1.0, "Wait after the first failure; doubles with each, up to a minute.", unit="seconds", low=0.0, high=60.0
+    )
+    silence_seconds: float = setting(
+        30.0, "A server that sends nothing for longer is asked again.", unit="seconds", low=0.1, high=3600.0
     )
 
 
@@ -186,6 +280,9 @@ class JobConfig:
     debug: bool = setting(False, "One process, no graph server: the same results as one rank.")
     run: RunConfig = field(default_factory=RunConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    download: DownloadConfig = field(default_factory=DownloadConfig)
+    tables: TablesConfig = field(default_factory=TablesConfig)
+    encode: EncodeConfig = field(default_factory=EncodeConfig)
     shop: ShopConfig = field(default_factory=ShopConfig)
     partition: PartitionConfig = field(default_factory=PartitionConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)

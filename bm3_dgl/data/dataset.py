@@ -1,13 +1,17 @@
 """The dataset directory: what every reader writes and every later stage reads.
 
     data/<name>/
-        interactions.parquet   user int32, item int32, split int8 (0 train, 1 valid, 2 test)
+        interactions.parquet   user int32, item int32, split int8 (0 train, 1 valid, 2 test); where the source has them
+                               time int64 (milliseconds since 1970) and weight float32
         users.parquet          raw_user_id string; row number = user index
-        items.parquet          raw_item_id string, title string or null; row number = item index
-        features/<modality>.npy    float32 (num_items, width), C order, opened memory-mapped
-        dataset.json           schema version, counts, feature shapes, file hashes, origin, `hash` of all of it
+        items.parquet          raw_item_id, title, text, category, image (URL or path): string or null; has_text, has_image:
+                               bool, null where it is not known; row number = item index
+        features/<modality>.npy    float32 or float16 (num_items, width), C order, opened memory-mapped
+        skipped.jsonl          only where data.on_error=skip left something out: file, line or record, reason
+        dataset.json           schema version, counts, steps that led to them, features, file hashes, origin, warnings,
+                               `hash` of all files and counts
 
-`write_dataset` writes to a temporary sibling and renames at the end, so a directory under its final name is whole.
+A directory under its final name is whole: it is written under another one and renamed at the end.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +32,7 @@ import pyarrow.parquet as pq
 from bm3_dgl.errors import DataError
 from bm3_dgl.types import Split
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "dataset.json"
 _HASH_CHUNK = 1 << 22  # bytes read at once while hashing
 
@@ -79,21 +84,22 @@ class Dataset:
 
     def interactions(self, split: Split) -> tuple[np.ndarray, np.ndarray]:
         """User and item indices of one split, int32 (n,) each, in file order."""
-        table = self._table("interactions.parquet")
+        table = self._table("interactions.parquet", "user", "item", "split")
         chosen = table["split"].to_numpy() == int(split)
         return table["user"].to_numpy()[chosen], table["item"].to_numpy()[chosen]
 
     def feature(self, modality: str) -> np.ndarray:
-        """Features of one modality, float32 (num_items, width), memory-mapped read-only."""
+        """Features of one modality, float32 or float16 (num_items, width), memory-mapped read-only."""
         path = self.feature_path(modality)
         try:
             rows = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
             raise DataError(f"{path}: cannot be read ({error}); prepare the dataset again") from None
-        shape = tuple(self.manifest["features"][modality]["shape"])
-        if rows.shape != shape or rows.dtype != np.float32:
+        entry = self.manifest["features"][modality]
+        shape, dtype = tuple(entry["shape"]), entry["dtype"]
+        if rows.shape != shape or rows.dtype != dtype:
             raise DataError(
-                f"{path}: holds {rows.dtype} {rows.shape}, {MANIFEST} says float32 {shape}; prepare the dataset again"
+                f"{path}: holds {rows.dtype} {rows.shape}, {MANIFEST} says {dtype} {shape}; prepare the dataset again"
             )
         return rows
 
@@ -105,18 +111,22 @@ class Dataset:
         return self.directory / "features" / f"{modality}.npy"
 
     def raw_user_ids(self) -> list[str]:
-        return self._table("users.parquet")["raw_user_id"].to_pylist()
+        return self._table("users.parquet", "raw_user_id")["raw_user_id"].to_pylist()
 
     def raw_item_ids(self) -> list[str]:
-        return self._table("items.parquet")["raw_item_id"].to_pylist()
+        return self.items("raw_item_id")["raw_item_id"].to_pylist()
 
     def titles(self) -> list[str | None]:
-        return self._table("items.parquet")["title"].to_pylist()
+        return self.items("title")["title"].to_pylist()
 
-    def _table(self, name: str) -> pa.Table:
+    def items(self, *columns: str) -> pa.Table:
+        """Columns of items.parquet, all where none is named; row number = item index."""
+        return self._table("items.parquet", *columns)
+
+    def _table(self, name: str, *columns: str) -> pa.Table:
         path = self.directory / name
         try:
-            return pq.read_table(path)
+            return pq.read_table(path, columns=list(columns) or None)
         except (OSError, pa.ArrowException) as error:
             raise DataError(f"{path}: cannot be read ({error}); prepare the dataset again") from None
 
@@ -131,8 +141,11 @@ def write_dataset(raw: RawDataset, directory: Path) -> Dataset:
         _write_tables(raw, part)
         for modality, rows in raw.features.items():
             np.save(part / "features" / f"{modality}.npy", np.ascontiguousarray(rows, dtype=np.float32))
-        manifest = _manifest(raw, part)
-        (part / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        features = {name: {"shape": list(rows.shape), "dtype": "float32"} for name, rows in raw.features.items()}
+        counts = {"users": len(raw.raw_user_ids), "items": len(raw.raw_item_ids), "interactions": len(raw.users)}
+        steps = [{"step": "read", **counts}]
+        counts |= {split.name: int((raw.split == split).sum()) for split in Split}
+        write_manifest(part, counts=counts, steps=steps, features=features, origin=raw.origin, warnings=raw.warnings)
         part.rename(directory)
     except OSError as error:
         raise DataError(
@@ -182,26 +195,32 @@ def _write_tables(raw: RawDataset, part: Path) -> None:
     )
     pq.write_table(interactions, part / "interactions.parquet")
     pq.write_table(pa.table({"raw_user_id": pa.array(raw.raw_user_ids, pa.string())}), part / "users.parquet")
-    items = {"raw_item_id": pa.array(raw.raw_item_ids, pa.string()), "title": pa.array(raw.titles, pa.string())}
+    titles, unknown = pa.array(raw.titles, pa.string()), pa.nulls(len(raw.titles), pa.string())
+    items = {"raw_item_id": pa.array(raw.raw_item_ids, pa.string()), "title": titles}
+    items |= {"text": titles, "category": unknown, "image": unknown}
+    items |= {"has_text": titles.is_valid(), "has_image": pa.nulls(len(raw.titles), pa.bool_())}
     pq.write_table(pa.table(items), part / "items.parquet")
 
 
-def _manifest(raw: RawDataset, part: Path) -> dict:
+def write_manifest(
+    part: Path, *, counts: dict, steps: list[dict], features: dict[str, dict], origin: dict, warnings: list[str], **more: Any
+) -> None:
+    """Describe the finished files of a dataset, and hash them. more: entries that the hash leaves out, such as `skipped`."""
     files = {
         str(path.relative_to(part)): {"bytes": path.stat().st_size, "sha256": file_hash(path)}
         for path in sorted(part.rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.name != MANIFEST
     }
-    counts = {"users": len(raw.raw_user_ids), "items": len(raw.raw_item_ids), "interactions": len(raw.users)}
-    counts |= {split.name: int((raw.split == split).sum()) for split in Split}
-    features = {name: {"shape": list(rows.shape), "dtype": "float32"} for name, rows in raw.features.items()}
     content = json.dumps([files, counts], sort_keys=True)
-    return {
+    manifest = {
         "schema_version": SCHEMA_VERSION,
         "hash": hashlib.sha256(content.encode()).hexdigest(),
         "counts": counts,
+        "steps": steps,
         "features": features,
-        "origin": raw.origin,
-        "warnings": raw.warnings,
+        "origin": origin,
+        "warnings": warnings,
+        **more,
         "files": files,
     }
+    (part / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")

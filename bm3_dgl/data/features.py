@@ -72,6 +72,21 @@ def checked_float32(path: Path, mapped: np.ndarray) -> np.ndarray:
         ) from None
 
 
+def fill_with_mean(rows: np.ndarray, found: np.ndarray) -> None:
+    """Give the items without a row of their own the mean of the others, in place, block by block.
+
+    rows: float16 or float32 (n, width), writable; found: bool (n,), with at least one true. Summed in float64.
+    """
+    assert found.any(), "a mean of nothing"
+    step = max(1, _BLOCK_BYTES // (8 * rows.shape[1]))
+    total = np.zeros(rows.shape[1], np.float64)
+    for begin in range(0, len(rows), step):
+        total += rows[begin : begin + step][found[begin : begin + step]].sum(axis=0, dtype=np.float64)
+    mean = (total / np.count_nonzero(found)).astype(rows.dtype)
+    for index in np.flatnonzero(~found):
+        rows[index] = mean
+
+
 def _finite_blocks(path: Path, mapped: np.ndarray) -> Iterator[np.ndarray]:
     """The rows in order as float32 (up to a block's rows, width). A float64 beyond float32's range is not finite."""
     step = max(1, _BLOCK_BYTES // (4 * mapped.shape[1]))

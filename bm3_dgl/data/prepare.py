@@ -1,7 +1,7 @@
 """The dataset of a config: opened where it is there already, otherwise read from its source and written.
 
-In: the sections `data` and `shop`. Out: a Dataset that is what the config asks for. A dataset made from something else
-is never used in silence, and never overwritten.
+In: the sections `data`, `tables`, `encode` and `shop`. Out: a Dataset that is what the config asks for. A dataset made from
+something else is never used in silence, and never overwritten.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 from bm3_dgl.config.schema import DataConfig, DataFormat, JobConfig
 from bm3_dgl.data import mmrec, shop
 from bm3_dgl.data.dataset import MANIFEST, Dataset, RawDataset, open_dataset, write_dataset
+from bm3_dgl.data.prepare_raw import RAW_FORMATS, difference, find_source, make_dataset, modalities_of
 from bm3_dgl.errors import ConfigError, DataError
 from bm3_dgl.log import logger
 
@@ -29,12 +30,17 @@ def prepare(config: JobConfig) -> Dataset:
         dataset = open_dataset(directory)
         _check_origin(dataset, config)
         _check_modalities(data, dataset.modalities, str(directory))
+    elif data.format in RAW_FORMATS:
+        source = find_source(config)
+        _check_modalities(data, modalities_of(config, source), f"data.format={data.format.name}")
+        _vacate(directory)
+        dataset = make_dataset(config, source, directory)
     else:
         raw = _read(config)
         _check_modalities(data, list(raw.features), f"data.format={data.format.name}")
         _vacate(directory)
         dataset = write_dataset(raw, directory)
-    _report(dataset, "opened" if is_there else "prepared")
+    _report(dataset, "nothing to prepare, opened" if is_there else "prepared")
     return dataset
 
 
@@ -57,15 +63,19 @@ def _read(config: JobConfig) -> RawDataset:
 
 
 def _check_origin(dataset: Dataset, config: JobConfig) -> None:
-    """Refuse a dataset that the config's source would not give. Without a source, mmrec takes what is there."""
+    """Refuse a dataset that the config's source would not give. Without a source, what is there is taken."""
     origin, data = dataset.manifest["origin"], config.data
     made_by, source = origin["reader"], origin.get("source")
     if made_by != data.format.name:
         asked: str | None = f"data.format={data.format.name}"
     elif data.format is DataFormat.shop:
         asked = shop.difference(origin, config.shop)
+    elif not data.source:
+        asked = None
+    elif data.format in RAW_FORMATS:
+        asked = difference(origin, config, find_source(config))
     else:
-        asked = mmrec.difference(origin, data) if data.source else None
+        asked = mmrec.difference(origin, data)
     if asked:
         holds = f"made by {made_by}" + (f" from {source}" if source else "")
         raise DataError(f"{dataset.directory}: holds a dataset {holds}; asked is {asked}; choose another data.dir or remove it")

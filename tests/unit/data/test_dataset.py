@@ -104,8 +104,8 @@ def test_no_dataset(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("{", r"dataset\.json: not valid JSON"),
-        ("[]", r"dataset\.json: schema version None, this program reads 1"),
-        ('{"schema_version": 99}', r"dataset\.json: schema version 99, this program reads 1"),
+        ("[]", r"dataset\.json: schema version None, this program reads 2"),
+        ('{"schema_version": 99}', r"dataset\.json: schema version 99, this program reads 2"),
     ],
 )
 def test_damaged_manifest(dataset: Dataset, content: str, message: str) -> None:

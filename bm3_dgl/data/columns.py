@@ -1,0 +1,176 @@
+"""The columns of an interaction, whatever they are called in a source, and what their values may be."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from bm3_dgl.config.schema import TimeUnit
+from bm3_dgl.data.mistakes import Mistake
+from bm3_dgl.data.times import milliseconds
+from bm3_dgl.errors import DataError
+
+_SHOWN = 60  # characters of a value that a message repeats
+Record = dict[str, Any]  # a source's column -> value, None where it is missing
+Kinds = Mapping[str, pa.DataType]
+KINDS = {str: pa.string(), int: pa.int64(), float: pa.float64()}  # of a value in Python, as a fast parser is told
+
+
+class Shape(ABC):
+    """What is read of each record of a source: its columns there, and the common columns that they become."""
+
+    @property
+    @abstractmethod
+    def names(self) -> list[str]:
+        """Columns of the source that have to be there."""
+
+    @property
+    @abstractmethod
+    def schema(self) -> pa.Schema:
+        """Of the tables that come out."""
+
+    @abstractmethod
+    def table(self, source: pa.Table) -> pa.Table:
+        """A table of the source -> the common columns. Raises Mistake or ArrowInvalid for what does not fit."""
+
+    @abstractmethod
+    def row(self, record: Record, kinds: Kinds) -> Record:
+        """The same for one record. kinds: types that the records before had, as far as known. Raises Mistake."""
+
+    def kind(self, name: str, value: Any) -> pa.DataType:
+        """The type under which a fast JSON parser is to read a column of which `value` is one value."""
+        return KINDS.get(type(value), pa.string())
+
+    def text_kind(self, name: str) -> pa.DataType:
+        """The same for CSV."""
+        return pa.string()
+
+
+@dataclass(frozen=True)
+class InteractionColumns(Shape):
+    """Who, what, when and how much; empty: the source has no such column. Out: user, item, time, weight; null: missing.
+
+    time_unit: of times that are numbers; None: seconds or milliseconds by size.
+    """
+
+    user: str
+    item: str
+    time: str = ""
+    weight: str = ""
+    time_unit: TimeUnit | None = TimeUnit.s
+
+    @property
+    def names(self) -> list[str]:
+        return [name for name in (self.user, self.item, self.time, self.weight) if name]
+
+    @property
+    def schema(self) -> pa.Schema:
+        fields = [("user", pa.string()), ("item", pa.string())]
+        fields += [("time", pa.int64())] if self.time else []  # milliseconds since 1970
+        return pa.schema(fields + ([("weight", pa.float32())] if self.weight else []))
+
+    def table(self, source: pa.Table) -> pa.Table:
+        arrays = [id_column(source, self.user), id_column(source, self.item)]
+        if self.time:
+            arrays.append(milliseconds(whole_column(source, self.time), self.time_unit))
+        if self.weight:
+            arrays.append(_weights(whole_column(source, self.weight)))
+        return pa.table(arrays, schema=self.schema)
+
+    def row(self, record: Record, kinds: Kinds) -> Record:
+        row: Record = {"user": id_of(self.user, record, kinds), "item": id_of(self.item, record, kinds)}
+        if self.time:
+            row["time"] = time_of(self.time, record.get(self.time), self.time_unit)
+        if self.weight:
+            row["weight"] = number_of(self.weight, record.get(self.weight))
+        return row
+
+    def kind(self, name: str, value: Any) -> pa.DataType:
+        return pa.float64() if name == self.weight else super().kind(name, value)
+
+
+def check_names(path: Path, wanted: Sequence[str], have: Sequence[str]) -> None:
+    """Raise DataError, with the nearest there is, where a column is missing or stands in the header twice."""
+    for name in wanted:
+        if have.count(name) > 1:
+            raise DataError(f"{path}: the column {name} is there twice; expected it once")
+        if name not in have:
+            near = difflib.get_close_matches(name.lower(), [other.lower() for other in have], n=1, cutoff=0.4)
+            hint = next((f"; the nearest is {other!r}" for other in have if [other.lower()] == near), "")
+            listed = ", ".join(repr(other) for other in list(have)[:8])
+            raise DataError(f"{path}: no column {name!r}{hint} (it has {listed or 'none'}); see tables.* of the configuration")
+
+
+def whole_column(table: pa.Table, name: str) -> pa.Array:
+    """A column as one array."""
+    column = table[name].combine_chunks()
+    return pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray) else column
+
+
+def id_column(table: pa.Table, name: str) -> pa.Array:
+    """Ids as strings; an empty one is missing. Raises Mistake for what is no id."""
+    values = whole_column(table, name)
+    kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
+    if pa.types.is_floating(kind):  # whole numbers with gaps, as some libraries write them
+        values, kind = values.cast(pa.int64()), pa.int64()
+    if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise Mistake(f"ids of type {kind}; expected text or whole numbers")
+    texts = values.cast(pa.string())
+    return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts) if pa.types.is_string(kind) else texts
+
+
+def _weights(values: pa.Array) -> pa.Array:
+    numbers = values.cast(pa.float64())
+    if pc.any(pc.is_inf(numbers)).as_py():
+        raise Mistake("a weight that is infinite")
+    return pc.if_else(pc.is_nan(numbers), pa.scalar(None, pa.float64()), numbers).cast(pa.float32())
+
+
+def id_of(name: str, record: Record, kinds: Kinds) -> str | None:
+    """One id as text, None where it is missing; raises Mistake."""
+    value = record.get(name)
+    if value is None or value == "":
+        return None
+    if type(value) not in (str, int):
+        raise Mistake(f"{name} is {shown(value)}; expected text or a whole number")
+    if name in kinds and kinds[name] != KINDS[type(value)]:
+        raise Mistake(f"{name} is {shown(value)}, a {type(value).__name__}; ids of another type stand before it")
+    return str(value)
+
+
+def time_of(name: str, value: Any, unit: TimeUnit | None) -> int | None:
+    """One time in milliseconds; raises Mistake."""
+    if value is None or value == "":
+        return None
+    if type(value) not in KINDS:
+        raise Mistake(f"{name} is {shown(value)}; expected a time")
+    try:
+        return milliseconds(pa.array([value]), unit)[0].as_py()
+    except (Mistake, pa.ArrowException) as mistake:
+        raise Mistake(f"{name} is {shown(value)}: {mistake}") from None
+
+
+def number_of(name: str, value: Any) -> float | None:
+    """One number; raises Mistake."""
+    if value is None or value == "":
+        return None
+    try:
+        number = math.nan if isinstance(value, (bool, list, dict)) else float(value)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise Mistake(f"{name} is {shown(value)}; expected a number")
+    return number
+
+
+def shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."

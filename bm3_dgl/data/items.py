@@ -78,10 +78,9 @@ class ItemSpool:
         """The records of all items, some at a time, in order of index; nulls where there is none. Ends the writing."""
         self._flush()
         self._writer.close()
-        spooled = pa.ipc.open_file(pa.memory_map(str(self._path))).read_all()
+        spool = pa.ipc.open_file(pa.memory_map(str(self._path)))
         for begin in range(0, len(self._position), _TOGETHER):
-            places = self._position[begin : begin + _TOGETHER]
-            yield spooled.take(pa.array(places, mask=places < 0))
+            yield _gather(spool, self._position[begin : begin + _TOGETHER])
 
     @property
     def found(self) -> int:
@@ -94,6 +93,21 @@ class ItemSpool:
         self._writer.write_batch(pa.record_batch(arrays, schema=_SPOOL_SCHEMA))
         self._written += len(self._held)
         self._held = []
+
+
+def _gather(spool: pa.ipc.RecordBatchFileReader, positions: np.ndarray) -> pa.Table:
+    """The records at these positions, in their order, nulls for -1. A take from the whole spool would copy all of it."""
+    known = np.flatnonzero(positions >= 0)
+    known = known[np.argsort(positions[known])]
+    batches, places = np.divmod(positions[known], _TOGETHER)
+    numbers, begins = np.unique(batches, return_index=True)
+    pieces = [
+        spool.get_batch(int(number)).take(pa.array(own))
+        for number, own in zip(numbers, np.split(places, begins)[1:], strict=True)
+    ]
+    row = np.full(len(positions), -1, np.int64)
+    row[known] = np.arange(len(known))
+    return pa.Table.from_batches(pieces, _SPOOL_SCHEMA).combine_chunks().take(pa.array(row, mask=row < 0))
 
 
 def read_items(source: RawSource, item_ids: Path, scratch: Path, *, skip: bool) -> Result:

@@ -188,12 +188,14 @@ def find_amazon(config: DataConfig) -> AmazonSource:
     else:
         interactions = _one_of([release.ratings, *release.reviews], source, category)
     meta = _present(release.meta, source, category)
+    if len(meta) > 1:
+        raise DataError(f"{source}: both {meta[0].name} and {meta[1].name}; take one of them away")
     features = {}
     visual = source / f"image_features_{category}.b"
     asked = config.modalities is None or VISUAL in config.modalities
     if config.format is DataFormat.amazon2014 and asked and visual.is_file():
         features[VISUAL] = [visual]
-    return AmazonSource([interactions], meta[:1], features, {"category": category}, release)
+    return AmazonSource([interactions], meta, features, {"category": category}, release)
 
 
 def _only_category(release: Release, source: Path) -> str:

@@ -15,8 +15,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from bm3_dgl.config.load import load_config
+from bm3_dgl.config.schema import EncodeConfig
 from bm3_dgl.data import blocks, prepare_raw
 from bm3_dgl.data.dataset import Dataset
+from bm3_dgl.data.items import ItemTable
 from bm3_dgl.data.prepare import prepare
 from bm3_dgl.data.splits import held_out
 from bm3_dgl.errors import DataError
@@ -210,6 +212,27 @@ def test_image_features(source: Path, dtype: str) -> None:
 
 def test_modalities_choose_what_is_read(source: Path) -> None:
     assert made(source, "data.format=amazon2014", "data.modalities=[]").modalities == []
+
+
+def test_encoded_texts_are_a_modality(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An encoder gets the texts in order of the items; its rows and flags go into the dataset."""
+
+    def encode(items: ItemTable, target: Path, config: EncodeConfig, dtype: np.dtype) -> np.ndarray:
+        texts = [text for batch in items.batches("text", size=7) for text in batch]
+        rows = [[len(text or ""), config.text == "lengths"] for text in texts]
+        np.save(target, np.array(rows, dtype))
+        return np.array([text is not None for text in texts])
+
+    monkeypatch.setattr("bm3_dgl.data.encode_text.encode_text", encode)
+    dataset = made(source, "data.format=amazon2014", "encode.text=lengths")
+    assert dataset.modalities == ["visual", "text"]
+    items = dataset.items().to_pylist()
+    assert dataset.feature("text").tolist() == [[len(item["text"] or ""), 1] for item in items]
+    without = sum(item["text"] is None for item in items)
+    assert without > 0 and dataset.manifest["features"]["text"]["found"] == len(items) - without
+    assert f"items without text: {without} of {len(items)}" in dataset.manifest["warnings"]
+    with pytest.raises(DataError, match=r"asked is encode\.text=others, it has lengths"):
+        made(source, "data.format=amazon2014", "encode.text=others")
 
 
 # --- a shop's own tables

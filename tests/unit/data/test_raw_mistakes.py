@@ -134,6 +134,7 @@ AMAZON_2014 = [
     Case("brand a list", r"brand is \['x'\]; expected text", {META_FILE: entry(brand=["x"]) + b"\n"}),
     Case("two records", rf"meta_Baby\.json, line 2: '{ITEM}' has another record before", {META_FILE: lines(entry(title="a"), entry(title="b"))}),
     Case("other items", r"meta_Baby\.json: has a record of none of the \d+ items", {META_FILE: b"{'asin': 'B000000000'}\n"}),
+    Case("two metas", r"source: both meta_Baby\.json and meta_Baby\.json\.gz; take one of them away", {META_FILE + ".gz": gzip.compress(meta_2014(DUMP))}),
     Case("empty meta", r"meta_Baby\.json: the file is empty", {META_FILE: b""}),
     Case("cut meta", r"meta_Baby\.json\.gz, after line \d+: the gzip stream ends", {META_FILE + ".gz": gzip.compress(meta_2014(DUMP))[:-99]}, without=(META_FILE,)),
     Case("cut record", rf"image_features_Baby\.b: \d+ bytes are not whole records of {RECORD}.*; record 18 is cut short", {IMAGES: image_features(DUMP)[:-5]}),

@@ -269,6 +269,32 @@ def test_a_file_that_has_shrunk_is_fetched_anew(server: Server, tmp_path: Path) 
     assert (tmp_path / NAME).read_bytes() == BODY[:150_000]
 
 
+def test_a_part_that_is_longer_than_the_new_version(server: Server, tmp_path: Path) -> None:
+    server.how.cuts = [200_000, 0]
+    with pytest.raises(DataError):
+        download(settings(server, attempts=1), str(tmp_path))
+    server.how.body, server.how.tag = OTHER[:150_000], '"two"'
+    download(settings(server, attempts=1), str(tmp_path))
+    assert (tmp_path / NAME).read_bytes() == OTHER[:150_000]
+
+
+def test_a_part_of_another_address_is_thrown_away(server: Server, tmp_path: Path) -> None:
+    server.how.cuts = [100_000, 0]
+    with pytest.raises(DataError):
+        download(settings(server, attempts=1), str(tmp_path))
+    server.how.body = OTHER  # under the same tag: a tag tells versions of one address apart, no more
+    download(settings(server, url=f"{server.url}/2018"), str(tmp_path))
+    assert (tmp_path / NAME).read_bytes() == OTHER
+
+
+def test_a_file_that_another_process_has_finished_meanwhile(server: Server, tmp_path: Path) -> None:
+    (tmp_path / NAME).write_bytes(OTHER)
+    transfer.fetch(f"{server.url}/{NAME}", tmp_path / NAME, patience=transfer.Patience(1, 0.0, 5.0))
+    assert (tmp_path / NAME).read_bytes() == OTHER
+    assert left_over(tmp_path) == [NAME]
+    assert server.how.log == []
+
+
 def test_chunked_answers_are_read_to_their_end(server: Server, tmp_path: Path) -> None:
     server.how.chunked, server.how.cuts = True, [100_000]
     download(settings(server), str(tmp_path))

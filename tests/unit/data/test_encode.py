@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bm3_dgl.config.schema import EncodeConfig
-from bm3_dgl.data.encode import write_rows
+from bm3_dgl.data.encode import new_rows, write_rows
 from bm3_dgl.data.encode_image import encode_image
 from bm3_dgl.data.encode_text import encode_text
 from bm3_dgl.errors import ConfigError, DataError
@@ -153,6 +153,12 @@ def test_a_full_disk_is_seen_before_the_first_row(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert items.begins == []
     assert left_over(tmp_path) == []
+
+
+def test_a_new_file_has_all_its_blocks(tmp_path: Path) -> None:
+    rows = new_rows(tmp_path / "rows.npy", (100_000, 2), np.dtype(np.float32))
+    assert rows.shape == (100_000, 2) and not rows.any()
+    assert (tmp_path / "rows.npy").stat().st_blocks * 512 >= rows.nbytes
 
 
 @pytest.mark.parametrize("encode, key", [(encode_text, "text"), (encode_image, "image")])

@@ -38,6 +38,7 @@ def pictures(tmp_path: Path) -> Path:
     pixels = np.random.default_rng(5).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     for name, mode in {"B01.png": "RGB", "B02.JPG": "L", "B03.gif": "P", "B04.webp": "RGBA"}.items():
         Image.fromarray(np.roll(pixels, ord(name[2]) * 7, axis=0)).convert(mode).save(directory / name)
+    Image.fromarray(pixels).save(tmp_path / "B01.png")  # outside: no item's, whatever its id
     return directory
 
 

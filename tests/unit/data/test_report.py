@@ -218,6 +218,14 @@ def test_survey_of_interactions(shop: RawDataset, tmp_path: Path) -> None:
     assert all(left != right and any({left, right} <= basket for basket in baskets) for left, right in found.together.tolist())
 
 
+def test_an_item_is_not_bought_together_with_itself(tmp_path: Path) -> None:
+    users, items = np.repeat(np.arange(3), 4).astype(np.int32), np.array([0, 0, 0, 1] * 3, np.int32)
+    dataset = write_dataset(tiny(["a"] * 4, users=users, items=items, split=np.zeros(12, np.int8)), tmp_path / "d")
+    together = survey_interactions(dataset).together
+    assert len(together) >= 3
+    assert (together[:, 0] != together[:, 1]).all()
+
+
 def test_nearest_neighbours_against_a_naive_loop() -> None:
     random = np.random.default_rng(1)
     rows = random.normal(size=(60, 4)).astype(np.float16)

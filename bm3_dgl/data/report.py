@@ -169,7 +169,7 @@ def _features(dataset: Dataset, modalities: Sequence[Modality]) -> str:
         "modality",
         "#width",
         "type",
-        "#items with a row",
+        "#items with own row",
         "#least / median / largest norm",
         "#zero rows",
         "#bought together",

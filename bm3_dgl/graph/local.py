@@ -46,9 +46,10 @@ class Edges:
     item_row: torch.Tensor
 
     def share(self, number: int, of: int) -> Edges:
-        """The number-th of `of` nearly equal runs."""
+        """The number-th of `of` nearly equal runs, in the order of their items, so that few items stand in several."""
+        order = self.item_row.argsort(stable=True)
         run = slice(number * len(self.item_row) // of, (number + 1) * len(self.item_row) // of)
-        return Edges(self.user_nid[run], self.user_index[run], self.item_row[run])
+        return Edges(*(ends[order[run]] for ends in (self.user_nid, self.user_index, self.item_row)))
 
 
 @dataclass(frozen=True)

@@ -237,8 +237,12 @@ def test_sampling_depends_on_seed_and_step_alone(home: Path) -> None:
 
 def lookup(session: Session, step: int) -> list[torch.Tensor]:
     edges = session.store.local.edges(torch.arange(30))
-    pairs = SeedPairs(edges.user_nid, edges.item_row + session.store.local.start[ITEM], num_pairs=30, step=step)
-    rows = [h.detach().clone() for h in session.model.engine.lookup(pairs)]
+    items, place, count = torch.unique(
+        edges.item_row + session.store.local.start[ITEM], return_inverse=True, return_counts=True
+    )
+    pairs = SeedPairs(edges.user_nid, items, count.float(), num_pairs=30, step=step)
+    h_user_BD, h_item_ND = (h.detach().clone() for h in session.model.engine.lookup(pairs))
+    rows = [h_user_BD, h_item_ND[place]]
     for embedding in getattr(session.model.engine, "_lookups", {}).values():
         embedding.reset_trace()  # as an update would
     return rows

@@ -144,6 +144,7 @@ class TrainConfig:
     )
     checkpoint_epochs: int = setting(5, "Save at least every so many epochs; the best is always saved.", unit="epochs", low=1)
     keep_checkpoints: int = setting(2, "Newest checkpoints to keep, besides the best.", low=1)
+    profile: bool = setting(False, "Trace ten steps of every rank and write run.dir/profile/, with a page on where time goes.")
     precision: Precision = setting(
         Precision.float32,
         "`bfloat16`: rows that neighbours read and fixed raw features are stored and projected in half the bytes.",

@@ -245,7 +245,10 @@ def _floats_per_row(job: Job) -> tuple[dict[str, int], dict[str, int]]:
 
 def _propagation_bytes(job: Job, part: PartReport) -> int:
     """What layers write for one another, and the gradient of the exact engine."""
-    return job.row_bytes * part.rows * (min(max(job.config.model.layers - 1, 0), 2) + (0 if job.sampled else 1))
+    layers = job.config.model.layers
+    borrows = not job.sampled and job.config.train.precision is Precision.float32  # as model/propagation/operator.py has it
+    scratch = min(max(layers - 2, 0), 1) if borrows else min(max(layers - 1, 0), 2)
+    return job.row_bytes * part.rows * (scratch + (0 if job.sampled else 1))
 
 
 def _table_bytes(floats: Mapping[str, int], users: int, items: int) -> int:

@@ -30,6 +30,7 @@ from bm3_dgl.model.propagation.shares import Shares
 from bm3_dgl.runtime.collectives import HeadGradients, Team
 from bm3_dgl.runtime.company import Company
 from bm3_dgl.runtime.meeting import meet, open_store
+from bm3_dgl.runtime.processes import give_back_memory
 from bm3_dgl.runtime.ranks import Ranks, launched_by_torchrun, ranks_from_environment, threads_per_rank
 from bm3_dgl.runtime.servers import GraphCluster, initialize_standalone
 from bm3_dgl.train.checkpoint import Checkpoints
@@ -141,6 +142,7 @@ def _session(config: JobConfig, store: GraphStore, dataset: Dataset | None, bega
     shares = Shares(store.local, store.team)
     model = build_model(config, store, shares)
     store.team.barrier()  # no rank reads tables before all are filled
+    give_back_memory()  # laying the graph out took several times what it left
     return Session(config, store.team, store, shares, model, dataset, began)
 
 

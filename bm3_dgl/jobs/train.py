@@ -17,6 +17,7 @@ from bm3_dgl.train.early_stop import EarlyStop
 from bm3_dgl.train.journal import Journal
 from bm3_dgl.train.loop import Loop, Outcome, median
 from bm3_dgl.train.order import batches_per_epoch
+from bm3_dgl.train.profile import Profiler
 from bm3_dgl.train.step import Stepper
 from bm3_dgl.types import USER, Split
 
@@ -47,6 +48,7 @@ def main(config: JobConfig) -> None:
             num_train=session.store.local.num_train,
             journal=journal,
             early_stop=EarlyStop(config.train.patience, config.train.burn_in),
+            profiler=Profiler(session.run_dir / "profile", session.team) if config.train.profile else None,
         )
         startup = time.monotonic() - session.began
         with on_sigterm(loop.end_soon):

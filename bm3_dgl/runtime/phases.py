@@ -28,6 +28,11 @@ class Phases:
         self._turn()
         self._open.pop()
 
+    def total(self) -> dict[str, float]:
+        """Seconds of each phase since the last `take`, which goes on counting."""
+        self._turn()
+        return dict(self._seconds)
+
     def take(self) -> dict[str, float]:
         """Seconds of each phase since the last call; what belongs to none is `other`."""
         self._turn()

@@ -21,6 +21,7 @@ from bm3_dgl.train.checkpoint import Checkpoints, Progress
 from bm3_dgl.train.early_stop import EarlyStop
 from bm3_dgl.train.journal import TERMS, Journal
 from bm3_dgl.train.order import EpochOrder, batches_per_epoch
+from bm3_dgl.train.profile import Profiler
 from bm3_dgl.train.step import Model, Stepper
 
 Evaluate = Callable[[], dict[str, float]]
@@ -58,6 +59,7 @@ class Loop:
     num_train: int
     journal: Journal | None
     early_stop: EarlyStop
+    profiler: Profiler | None = None
     _end_soon: bool = False
     _warm: bool = False  # a step has been done
     _saved: int = -1  # step of the newest checkpoint
@@ -81,6 +83,8 @@ class Loop:
             self.team.phases.take()
             began, first = time.monotonic(), step % batches
             for number in range(first, batches):
+                if self.profiler is not None:
+                    self.profiler.tick()
                 with self._timed(outcome):
                     ids = order.batch(number, batch_size)
                     losses = self.stepper.step(ids, step)
@@ -93,6 +97,8 @@ class Loop:
                     break
                 if step % batches:  # the last step of an epoch is followed by its evaluation first
                     self._between_steps(step)
+            if self.profiler is not None:
+                self.profiler.close()  # before the times are taken, and evaluation comes in between
             outcome.network = self._network(number + 1 - first)
             self._add_phases(outcome)
             if not outcome.trial:

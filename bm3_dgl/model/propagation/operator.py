@@ -61,20 +61,29 @@ class Propagator:
         self._adjacency = store.local.adjacency if layers else _without_edges(store.local.adjacency)
         self._halo = {ntype: HaloExchange(store, ntype) for ntype in NODE_TYPES}
         self._halo_rows = self._buffer(store, "halo", {ntype: len(store.local.halo[ntype]) for ntype in NODE_TYPES})
-        # Layers write to these in turn. The gradient is the base of every layer of its own propagation.
-        self._scratch = [self._buffer(store, f"scratch{k}", store.local.num_own) for k in range(min(layers - 1, 2))]
+        # Layers write to two tables in turn. Forward, the gradient is one of them, since nobody needs it then; backward,
+        # it is the base of every layer, and float32 writes to what forward gave out, which nobody needs any more.
         self._gradient = self._buffer(store, "gradient", store.local.num_own) if gradients else {}
+        self._borrows = gradients and self._dtype == torch.float32
+        own = range(num_scratch(layers, gradients=gradients, float32=self._dtype == torch.float32))
+        self._scratch = [self._buffer(store, f"scratch{k}", store.local.num_own) for k in own]
+        self._given_out: Rows = {}
         self._scale = self._scales(store, objective)
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
     def forward(self, source: Rows, out: Rows) -> dict[str, float]:
-        """out = P source, float32; ends without a barrier. Returns the sum of squares of the own rows of out, per type."""
+        """out = P source, float32; ends without a barrier. Returns the sum of squares of the own rows of out, per type.
+
+        `consume` may write to out.
+        """
+        self._given_out = out
         current = source
         if self._dtype != torch.float32:
             current = self._gradient  # nobody needs it now
             for ntype in NODE_TYPES:
                 self._in_blocks(ntype, functools.partial(copy_rows, _array(source[ntype]), _array(current[ntype])))
-        return self._run(current, source, _into(out), None)
+        borrowed = [self._gradient] if self._borrows else []
+        return self._run(current, source, [*borrowed, *self._scratch], _into(out), None)
 
     def lay_gradient(self, ntype: str, source: torch.Tensor, weight: float, rows: torch.Tensor, grad: torch.Tensor) -> None:
         """Set the own rows of the gradient of one type: weight source + what has come for some of them.
@@ -94,15 +103,16 @@ class Propagator:
     def consume(self, consumer: Done) -> None:
         """P of the gradient, float32, handed block by block to `consumer` instead of being stored."""
         emit = lambda _, first, stop: np.empty((stop - first, self._width), np.float32)  # noqa: E731
-        self._run(self._gradient, self._gradient, emit, consumer)
+        borrowed = [self._given_out] if self._borrows else []
+        self._run(self._gradient, self._gradient, [*borrowed, *self._scratch], emit, consumer)
 
     def _buffer(self, store: GraphStore, name: str, rows: dict[str, int]) -> Rows:
         return {n: store.machine_buffer(f"{name}_{n}", (rows[n], self._width), self._dtype) for n in NODE_TYPES}
 
-    def _run(self, current: Rows, base: Rows, emit: Emit, done: Done | None) -> dict[str, float]:
+    def _run(self, current: Rows, base: Rows, targets: list[Rows], emit: Emit, done: Done | None) -> dict[str, float]:
         for layer in range(self.layers - 1):
             self._complete(current)
-            target = self._scratch[layer % 2]
+            target = targets[layer % 2]
             self._layer(current, base, 1.0, 0.0, 1.0, _into(target), None)
             current = target
         self._complete(current)
@@ -166,6 +176,11 @@ class Propagator:
 
 def _without_edges(adjacency: dict[str, Adjacency]) -> dict[str, Adjacency]:
     return {ntype: Adjacency(np.zeros_like(a.indptr), a.columns[:0]) for ntype, a in adjacency.items()}
+
+
+def num_scratch(layers: int, *, gradients: bool, float32: bool) -> int:
+    """Tables that layers need for one another besides those of the engine."""
+    return min(max(layers - 1 - (gradients and float32), 0), 1 if gradients and float32 else 2)
 
 
 def _into(tables: Rows) -> Emit:

@@ -129,7 +129,13 @@ def test_files_of_a_partition(home: Path, parts: int) -> None:
 @pytest.mark.parametrize("engine", [["propagation.engine=exact"], ["propagation.engine=sampled", "propagation.fanouts=[2,2]"]])
 @pytest.mark.parametrize("features", ["fixed", "residual", "trainable"])
 @pytest.mark.parametrize(
-    ("layers", "precision"), [("model.layers=1", "float32"), ("model.layers=2", "float32"), ("model.layers=2", "bfloat16")]
+    ("layers", "precision"),
+    [
+        ("model.layers=1", "float32"),
+        ("model.layers=2", "float32"),
+        ("model.layers=3", "float32"),
+        ("model.layers=3", "bfloat16"),
+    ],
 )
 def test_tables_and_checkpoint_are_those_of_a_session(
     home: Path,
@@ -155,8 +161,8 @@ def test_tables_and_checkpoint_are_those_of_a_session(
 
     monkeypatch.setattr(GraphStore, "_as_table", keep)
     monkeypatch.setattr(GraphStore, "machine_buffer", note)
-    if "sampled" in engine[0] and layers == "model.layers=1":
-        engine = [engine[0], "propagation.fanouts=[2]"]
+    if "sampled" in engine[0]:
+        engine = [engine[0], f"propagation.fanouts={[2] * int(layers[-1])}"]
     config = config_of(
         home, *engine, f"model.features={features}", layers, f"run.dir={tmp_path / 'run'}", f"train.precision={precision}"
     )
@@ -181,7 +187,7 @@ def test_shared_memory_by_hand() -> None:
     sizes = shared_bytes(Job(config, {"visual": 7}, machines=2, ranks=3), part, cut=0.5)
     assert sizes == {
         "tables": 4 * (4 * 4 * 15 + 3 * 7 * 5),
-        "propagation": 4 * 2 * 4 * 15,
+        "propagation": 4 * 1 * 4 * 15,
         "features": 0,
         "graph": 17 * 18 + 29 * 75,
         "halo": 4 * 5 * 3,

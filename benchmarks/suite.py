@@ -52,7 +52,7 @@ class Plan:
     accuracy."""
 
     scale: float = 1
-    rounds: int = 3
+    rounds: int = 2
     steps: int = 60
     few_steps: int = 15
     peer_steps: int = 5
@@ -62,7 +62,7 @@ class Plan:
     growth_steps: int = 10
     ranking_users: int = electronics.USERS
     epochs: int = 1000
-    limit_seconds: float = 780
+    limit_seconds: float = 420
 
     @classmethod
     def quick(cls) -> Plan:

@@ -112,8 +112,8 @@ def shared_bytes(job: Job, part: PartReport, cut: float) -> dict[str, int]:
 def rank_bytes(job: Job, graph: Graph, part: PartReport) -> dict[str, int]:
     """Private memory of one rank: "empty", "graph" and, for a time each, "opening", "step", "evaluation", "save"."""
     held = _held_edges(part, graph.cut)
-    # Columns; numbers, users, their indices and items of edges to draw; DGL's COO of the part; items seen by the users.
-    edges = 4 * part.edges + 32 * part.rates_edges + 16 * held + 8 * part.rated_by_edges // job.ranks
+    # Columns; numbers, users, their indices and items of edges to draw; items seen by the users.
+    edges = 4 * part.edges + 32 * part.rates_edges + 8 * part.rated_by_edges // job.ranks
     return {
         "empty": _RANK_BASE,
         # Beside the edges: indptr, index and scale; the halo's ids twice; the dataset's index of every item.

@@ -73,7 +73,7 @@ def _jobs(results: dict) -> Iterator[str]:
     for label, entry in _entries(results):
         yield _row(
             label,
-            *(entry[name] for name in ("features", "batch", "ranks")),
+            *(entry["features"], f"{entry['batch']:g}", f"{entry['ranks']:g}"),
             *(_number(entry[name]) for name in ("step_seconds", "epoch_seconds", "ratio_epoch")),
             *(_number(value) for value in (entry["pss_bytes"] / 1e9, entry["ratio_pss"], entry["startup_seconds"])),
         )
@@ -85,7 +85,7 @@ def _phases(results: dict) -> Iterator[str]:
     yield from _head("engine", "features", "global batch", "ranks", *_PHASES)
     for label, entry in _entries(results):
         phases = [_number(1e3 * entry["phases"].get(name, 0.0)) for name in _PHASES]
-        yield _row(label, entry["features"], entry["batch"], entry["ranks"], *phases)
+        yield _row(label, entry["features"], f"{entry['batch']:g}", f"{entry['ranks']:g}", *phases)
     yield ""
 
 

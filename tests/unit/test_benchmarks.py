@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import cost, growth, report, suite
+from benchmarks import cost, growth, propagation, report, suite
 from benchmarks.electronics import ensure_dataset
 from benchmarks.job import Trial
 from benchmarks.processes import CommandFailedError, marked, run
@@ -196,3 +196,12 @@ def test_medians_go_into_dictionaries() -> None:
         {"name": "a", "x": 2.0, "in": {"y": 6}},
     ]
     assert suite.medians(entries) == {"name": "a", "x": 2.0, "in": {"y": 6}}
+
+
+def test_the_kernel_against_the_library(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Runs as a user would run it, on a small graph; the module itself compares both results."""
+    small = ["--users", "60", "--items", "40", "--edges", "300", "--dim", "12", "--repeats", "1"]
+    monkeypatch.setattr("sys.argv", ["propagation", *small])
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    propagation.main()
+    assert "ratio" in capsys.readouterr().out

@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-machines kill-table lint format clean
+.PHONY: help setup train test test-machines kill-table bench bench-quick lint format clean
 
 help:  ## List the targets
 	@echo "make TARGET [ARGS=...]"
@@ -48,6 +48,12 @@ test-machines: $(STAMP)  ## Run the tests of several machines and pods, in netwo
 
 kill-table: $(STAMP)  ## Kill everything at every moment and write the table to kill-table.md (an hour, as root)
 	BM3_KILL_ALL=1 BM3_KILL_TABLE=$(CURDIR)/kill-table.md $(BIN)/python -m pytest tests/machines/test_failures.py $(ARGS)
+
+bench: $(STAMP)  ## Measure everything (45 minutes, 24 GB of memory); BABY=DIR with Amazon Baby's files; see docs/BENCHMARKS.md
+	$(BIN)/python -m benchmarks $(if $(BABY),--baby $(BABY)) $(ARGS)
+
+bench-quick: $(STAMP)  ## Measure a tenth of the size once (5 minutes)
+	$(BIN)/python -m benchmarks --quick $(if $(BABY),--baby $(BABY)) $(ARGS)
 
 lint: $(STAMP)  ## Check style, formatting and types
 	$(BIN)/ruff check .

@@ -22,6 +22,7 @@ INSTALL_REQUIRES = [
     "scipy",
     "pyarrow<26",  # 26 installs beside numpy 1 and then fails at import
     "omegaconf",
+    "llvmlite",
     "numba",
     "tqdm",
     "tensorboard",
@@ -29,6 +30,7 @@ INSTALL_REQUIRES = [
 ]
 
 TEST_REQUIRES = [
+    "matplotlib",  # the plot of benchmarks/
     "pytest",
     "pytest-timeout",
     "ranx",

@@ -19,6 +19,7 @@ import scipy.sparse as sp
 import torch
 
 from bm3_dgl.model.propagation.kernels import gather_rows
+from bm3_dgl.model.propagation.vectors import lanes_of
 
 
 def make_graph(users: int, items: int, edges: int) -> sp.csr_matrix:
@@ -36,10 +37,10 @@ def ours(matrix: sp.csr_matrix, x: np.ndarray, base: np.ndarray) -> Callable[[],
     indptr, indices = matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32)
     scales = root(matrix, 1), root(matrix, 0)
     none = np.empty((0, x.shape[1]), np.float32)
-    half = np.float32(0.5)
+    half, lanes = np.float32(0.5), lanes_of(x.shape[1])
 
     def run() -> np.ndarray:
-        gather_rows(indptr, indices, *scales, x, none, base, half, half, 0, rows, out)
+        gather_rows(indptr, indices, *scales, x, none, base, half, half, 0, rows, out, lanes)
         return out
 
     return run

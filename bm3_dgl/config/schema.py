@@ -60,6 +60,11 @@ class Objective(Enum):
     paper = "paper"
 
 
+class Precision(Enum):
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
 class Features(Enum):
     trainable = "trainable"
     residual = "residual"
@@ -223,6 +228,9 @@ class TrainConfig:
     epochs: int = setting(1000, "Most epochs to train.", unit="epochs", low=1)
     batch_size: int = setting(512, "Positive pairs per rank and step.", unit="pairs", low=1)
     learning_rate: float = setting(1e-3, "Adam's learning rate.", low=1e-12, high=10.0)
+    max_steps: int = setting(
+        0, "A trial of speed and memory: end after so many steps, unjudged and not saved; 0: train.", unit="steps", low=0
+    )
     patience: int = setting(20, "Evaluations without a better validation recall before training stops.", low=1)
     burn_in: int = setting(0, "Patience is counted only after this many epochs.", unit="epochs", low=0)
     checkpoint_steps: int = setting(
@@ -230,6 +238,11 @@ class TrainConfig:
     )
     checkpoint_epochs: int = setting(5, "Save at least every so many epochs; the best is always saved.", unit="epochs", low=1)
     keep_checkpoints: int = setting(2, "Newest checkpoints to keep, besides the best.", low=1)
+    profile: bool = setting(False, "Trace ten steps of every rank and write run.dir/profile/, with a page on where time goes.")
+    precision: Precision = setting(
+        Precision.float32,
+        "`bfloat16`: rows that neighbours read and fixed raw features are stored and projected in half the bytes.",
+    )
     progress: bool = setting(True, "Show a progress bar on rank 0 (plain lines where the output is not a terminal).")
     tensorboard: bool = setting(True, "Write TensorBoard event files under run.dir.")
 

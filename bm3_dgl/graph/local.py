@@ -46,9 +46,10 @@ class Edges:
     item_row: torch.Tensor
 
     def share(self, number: int, of: int) -> Edges:
-        """The number-th of `of` nearly equal runs."""
+        """The number-th of `of` nearly equal runs, in the order of their items, so that few items stand in several."""
+        order = self.item_row.argsort(stable=True)
         run = slice(number * len(self.item_row) // of, (number + 1) * len(self.item_row) // of)
-        return Edges(self.user_nid[run], self.user_index[run], self.item_row[run])
+        return Edges(*(ends[order[run]] for ends in (self.user_nid, self.user_index, self.item_row)))
 
 
 @dataclass(frozen=True)
@@ -141,11 +142,13 @@ def edges_of_part(part_graph: object, book: object) -> PartEdges:
     """Read the inner edges out of DGL's homogeneous graph of one part (own nodes first, then halo)."""
     import dgl
 
-    source, target = (ends.numpy() for ends in part_graph.edges(order="eid"))  # type: ignore[attr-defined]
-    inner = part_graph.edata["inner_edge"].bool().numpy()  # type: ignore[attr-defined]
+    # Not part_graph.edges(), which would keep another copy of all edges in the graph.
+    indptr, source, place = (part.numpy() for part in part_graph.adj_tensors("csc"))  # type: ignore[attr-defined]
+    target = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
+    inner = part_graph.edata["inner_edge"].bool().numpy()[place]  # type: ignore[attr-defined]
     _, nids = book.map_to_per_ntype(part_graph.ndata[dgl.NID])  # type: ignore[attr-defined]
     etypes, eids = book.map_to_per_etype(part_graph.edata[dgl.EID])  # type: ignore[attr-defined]
-    nids, etypes, eids = nids.numpy(), etypes.numpy(), eids.numpy()
+    nids, etypes, eids = nids.numpy(), etypes.numpy()[place], eids.numpy()[place]
     names = [tuple(etype) for etype in book.canonical_etypes]  # type: ignore[attr-defined]
     ends, number = {}, {}
     for etype in (RATES, RATED_BY):

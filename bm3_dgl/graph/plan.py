@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bm3_dgl.config.schema import Engine, Features, JobConfig
+from bm3_dgl.config.schema import Engine, Features, JobConfig, Precision
 from bm3_dgl.graph.measure import Graph, PartReport
 from bm3_dgl.runtime.collectives import MAIL_BYTES
 from bm3_dgl.types import ITEM, USER
@@ -33,9 +33,9 @@ _LEADER_BYTES = 32  # per interaction of the dataset while rank 0 reads who is h
 # A step takes more than its arrays: gradients on their way, and, where these are small, gaps that malloc keeps between them.
 _MALLOC_RETURNS, _WITH_GAPS, _WITHOUT_GAPS = 32 << 20, 3.25, 1.4
 
-# Speeds of one core: bytes/s of rows in propagation and Adam (7 to 14e9 measured); operations/s of products and of full
+# Speeds of one core: bytes/s of rows in propagation and Adam (10 to 18e9 measured); operations/s of products and of full
 # ranking; seconds of a pair's losses and their gradients, and of a drawn edge.
-_ROW_SPEED, _GEMM_SPEED, _RANKING_SPEED, _PAIR_SECONDS, _DRAW_SECONDS = 8e9, 80e9, 25e9, 6e-6, 0.7e-6
+_ROW_SPEED, _GEMM_SPEED, _RANKING_SPEED, _PAIR_SECONDS, _DRAW_SECONDS = 14e9, 80e9, 200e9, 6e-6, 0.7e-6
 # With several machines each rank looks every pair of the whole batch up among its machine's edges: seconds for a pair, and
 # more for the square root of their number, as the caches no longer hold them (60 thousand to 60 million edges measured).
 _LOOKUP_SECONDS, _LOOKUP_ROOT_SECONDS = 0.15e-6, 1.1e-10
@@ -74,6 +74,16 @@ class Job:
         return [self.config.model.embedding_dim if residual else width for width in self.widths.values()]
 
     @property
+    def row_bytes(self) -> int:
+        """Of a row that neighbours read. The sampled engine has them in float32."""
+        half = self.config.train.precision is Precision.bfloat16 and not self.sampled
+        return (2 if half else 4) * self.config.model.embedding_dim
+
+    @property
+    def converts_features(self) -> bool:
+        return self.config.train.precision is Precision.bfloat16 and self.config.model.features is not Features.trainable
+
+    @property
     def head_bytes(self) -> int:
         """The dense weights: a projector per modality and the predictor, with biases."""
         d = self.config.model.embedding_dim
@@ -92,7 +102,9 @@ def shared_bytes(job: Job, part: PartReport, cut: float) -> dict[str, int]:
     return {
         "tables": _table_bytes(_floats_per_row(job)[0], part.users, part.items),
         "graph": _NODE_BYTES * (part.rows + part.halo) + _EDGE_BYTES * _held_edges(part, cut),
-        "halo": 4 * (job.config.model.embedding_dim + 1) * part.halo if several else 0,  # rows and degrees
+        "propagation": _propagation_bytes(job, part),
+        "features": 2 * part.items * sum(job.widths.values()) if job.converts_features else 0,
+        "halo": (job.row_bytes + 4) * part.halo if several else 0,  # rows and degrees
         "mail": 0 if several or job.world == 1 else 2 * MAIL_BYTES * job.world,
     }
 
@@ -100,8 +112,8 @@ def shared_bytes(job: Job, part: PartReport, cut: float) -> dict[str, int]:
 def rank_bytes(job: Job, graph: Graph, part: PartReport) -> dict[str, int]:
     """Private memory of one rank: "empty", "graph" and, for a time each, "opening", "step", "evaluation", "save"."""
     held = _held_edges(part, graph.cut)
-    # Columns; numbers, users, their indices and items of edges to draw; DGL's COO of the part; items seen by the users.
-    edges = 4 * part.edges + 32 * part.rates_edges + 16 * held + 8 * part.rated_by_edges // job.ranks
+    # Columns; numbers, users, their indices and items of edges to draw; items seen by the users.
+    edges = 4 * part.edges + 32 * part.rates_edges + 8 * part.rated_by_edges // job.ranks
     return {
         "empty": _RANK_BASE,
         # Beside the edges: indptr, index and scale; the halo's ids twice; the dataset's index of every item.
@@ -176,7 +188,7 @@ def network_bytes(job: Job, graph: Graph, part: PartReport) -> dict[str, int]:
         halo, gradients = 0, away * inputs * 4 * (d + 1)
     else:
         pairs = graph.cut * min(job.config.train.batch_size * job.world, graph.train) / job.machines
-        halo, pulled, gradients = 2 * job.fetches * 4 * d * part.halo, pairs * (8 + 4 * d), pairs * 4 * (d + 1)
+        halo, pulled, gradients = 2 * job.fetches * job.row_bytes * part.halo, pairs * (8 + 4 * d), pairs * 4 * (d + 1)
     return {"halo rows": halo, "pulled rows": round(pulled), "row gradients": round(gradients), "head gradients": head}
 
 
@@ -196,16 +208,16 @@ def step_work(job: Job, graph: Graph, part: PartReport) -> dict[str, float]:
     Both propagations of the exact engine gather a row for each edge, and read and write each row, layer by layer; the
     gradient is laid out in 3 passes; Adam reads four tables and writes three. Products: the projection of raw features
     and the predictor of users, items and modalities, 2 operations a weight forward and as many again in backward for
-    the weights and, behind the predictor, for its input.
+    the weights and, behind the predictor, for its input; fewer than these where pairs of a batch share items.
     """
     model, d = job.config.model, job.config.model.embedding_dim
     pairs = min(job.config.train.batch_size * job.world, graph.train) / job.machines
     operations = 4 * sum(job.widths.values()) * d + 6 * (2 + len(job.widths)) * d * d
-    rows = float(7 * d * _blocks(job, graph)[2] * job.ranks)
+    row_bytes = 28.0 * d * _blocks(job, graph)[2] * job.ranks
     if not job.sampled:
-        rows = (4 * job.fetches + 10) * d * part.rows + 2 * model.layers * d * part.edges
-        rows += 6 * sum(job.free_widths) * part.items
-    return {"row bytes": 4 * rows, "operations": pairs * operations}
+        row_bytes = 4 * (4 * job.fetches + 10) * d * part.rows + 2 * model.layers * job.row_bytes * part.edges
+        row_bytes += 24 * sum(job.free_widths) * part.items
+    return {"row bytes": row_bytes, "operations": pairs * operations}
 
 
 def step_seconds(job: Job, graph: Graph, part: PartReport) -> float:
@@ -227,8 +239,16 @@ def _floats_per_row(job: Job) -> tuple[dict[str, int], dict[str, int]]:
     """Floats of one row in all tables, per node type; and of those among them that a checkpoint keeps."""
     d, steps = job.config.model.embedding_dim, int(job.sampled)  # sparse Adam counts the steps of each row
     saved = {USER: 3 * d + steps, ITEM: 3 * d + steps + sum(3 * width + steps for width in job.free_widths)}
-    rest = d + (1 if job.sampled else d) + (d if job.config.model.layers > 1 else 0)  # H; degree or gradient; scratch
+    rest = d + (1 if job.sampled else 0)  # H; degree
     return {ntype: count + rest for ntype, count in saved.items()}, saved
+
+
+def _propagation_bytes(job: Job, part: PartReport) -> int:
+    """What layers write for one another, and the gradient of the exact engine."""
+    layers = job.config.model.layers
+    borrows = not job.sampled and job.config.train.precision is Precision.float32  # as model/propagation/operator.py has it
+    scratch = min(max(layers - 2, 0), 1) if borrows else min(max(layers - 1, 0), 2)
+    return job.row_bytes * part.rows * (scratch + (0 if job.sampled else 1))
 
 
 def _table_bytes(floats: Mapping[str, int], users: int, items: int) -> int:

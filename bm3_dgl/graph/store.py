@@ -118,18 +118,27 @@ class GraphStore:
         found = [drawn[part] for part in parts if part in drawn]
         return torch.cat([part[0] for part in found]), torch.cat([part[1] for part in found])
 
-    def machine_buffer(self, name: str, shape: tuple[int, int]) -> torch.Tensor:
-        """Zeros float32 that only this machine's ranks share. COLLECTIVE."""
+    def machine_buffer(self, name: str, shape: tuple[int, int], dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """Zeros that only this machine's ranks share. COLLECTIVE."""
         if self.team.alone:
-            return torch.zeros(shape)
+            return torch.zeros(shape, dtype=dtype)
         count = shape[0] * shape[1]  # may be 0 on one machine and not on another, and all must meet
-        memory = self.team.map_shared(name, max(1, count) * 4)
-        return torch.frombuffer(memory, dtype=torch.float32)[:count].view(shape)
+        memory = self.team.map_shared(name, max(1, count) * dtype.itemsize)
+        return torch.frombuffer(memory, dtype=dtype)[:count].view(shape)
 
-    def feature_rows(self, modality: str) -> torch.Tensor:
-        """Features of this machine's own items, float32 (num_own, width), memory-mapped; never written to the file."""
+    def feature_rows(self, modality: str, dtype: torch.dtype) -> torch.Tensor:
+        """Features of this machine's own items (num_own, width): the file's float32, memory-mapped and never written to,
+        or a copy of another type that the machine's ranks share. COLLECTIVE."""
         path = self.partition.feature_path(self.part, modality)
-        return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
+        mapped = torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
+        if dtype == mapped.dtype:
+            return mapped
+        rows = self.machine_buffer(f"feature_{modality}", (len(mapped), mapped.shape[1]), dtype)
+        ranks = self.team.ranks
+        for block in torch.arange(len(mapped)).tensor_split(ranks.local_world_size)[ranks.local_rank].split(1024):
+            rows[block[0] : block[-1] + 1] = mapped[block[0] : block[-1] + 1]
+        self.team.barrier()
+        return rows
 
     def _as_table(self, name: str, ntype: str, tensor: Any) -> Table:
         start = self.local.start[ntype]

@@ -25,10 +25,12 @@ from bm3_dgl.graph.store import GraphStore
 from bm3_dgl.jobs.agreement import agree_on_config, agree_on_partition, agree_on_run_dir
 from bm3_dgl.model.bm3 import BM3Head
 from bm3_dgl.model.propagation import base, exact, sampled
+from bm3_dgl.model.propagation.operator import dtype_of
 from bm3_dgl.model.propagation.shares import Shares
 from bm3_dgl.runtime.collectives import HeadGradients, Team
 from bm3_dgl.runtime.company import Company
 from bm3_dgl.runtime.meeting import meet, open_store
+from bm3_dgl.runtime.processes import give_back_memory
 from bm3_dgl.runtime.ranks import Ranks, launched_by_torchrun, ranks_from_environment, threads_per_rank
 from bm3_dgl.runtime.servers import GraphCluster, initialize_standalone
 from bm3_dgl.train.checkpoint import Checkpoints
@@ -140,13 +142,17 @@ def _session(config: JobConfig, store: GraphStore, dataset: Dataset | None, bega
     shares = Shares(store.local, store.team)
     model = build_model(config, store, shares)
     store.team.barrier()  # no rank reads tables before all are filled
+    give_back_memory()  # laying the graph out took several times what it left
     return Session(config, store.team, store, shares, model, dataset, began)
 
 
 def build_model(config: JobConfig, store: GraphStore, shares: Shares) -> Model:
     """Head, tables and engine at their initial values. COLLECTIVE."""
     names = config.data.modalities if config.data.modalities is not None else list(store.partition.manifest["features"])
-    raw = {name: store.feature_rows(name) for name in names}
+    # Trainable features become a float32 table; others are only read.
+    read_only = config.model.features is not Features.trainable
+    dtype = dtype_of(config.train.precision) if read_only else torch.float32
+    raw = {name: store.feature_rows(name, dtype) for name in names}
     head = BM3Head(config.model, {name: rows.shape[1] for name, rows in raw.items()}, seed=config.train.seed)
     head.to(head_device(config.train.device, store.team.ranks))
     optimizer = torch.optim.Adam(head.parameters(), lr=config.train.learning_rate)
@@ -168,7 +174,7 @@ def build_model(config: JobConfig, store: GraphStore, shares: Shares) -> Model:
 def _engine(config: JobConfig, store: GraphStore, shares: Shares) -> base.Engine:
     seed, threads = config.train.seed, torch.get_num_threads()
     if config.propagation.engine is Engine.exact:
-        return exact.ExactEngine(store, shares, config.model, seed=seed, threads=threads)
+        return exact.ExactEngine(store, shares, config.model, config.train.precision, seed=seed, threads=threads)
     return sampled.SampledEngine(store, shares, config.model, config.propagation, seed=seed, threads=threads)
 
 

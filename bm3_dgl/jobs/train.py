@@ -17,6 +17,7 @@ from bm3_dgl.train.early_stop import EarlyStop
 from bm3_dgl.train.journal import Journal
 from bm3_dgl.train.loop import Loop, Outcome, median
 from bm3_dgl.train.order import batches_per_epoch
+from bm3_dgl.train.profile import Profiler
 from bm3_dgl.train.step import Stepper
 from bm3_dgl.types import USER, Split
 
@@ -47,6 +48,7 @@ def main(config: JobConfig) -> None:
             num_train=session.store.local.num_train,
             journal=journal,
             early_stop=EarlyStop(config.train.patience, config.train.burn_in),
+            profiler=Profiler(session.run_dir / "profile", session.team) if config.train.profile else None,
         )
         startup = time.monotonic() - session.began
         with on_sigterm(loop.end_soon):
@@ -104,6 +106,15 @@ def _open_journal(session: Session, step: int) -> Journal | None:
 
 def _finish(session: Session, checkpoints: Checkpoints, evaluator: Evaluator, outcome: Outcome, startup: float) -> None:
     """Go back to the best epoch, judge it on both splits, and write summary.json."""
+    seconds = {
+        "startup": round(startup, 2),
+        "step": median(outcome.step_seconds),
+        "train_epoch": median(outcome.epoch_seconds),
+        "evaluation": median(outcome.evaluate_seconds),
+    }
+    if outcome.trial:
+        _finish_trial(session, outcome, seconds)
+        return
     best = checkpoints.load(session.model, "best")
     assert best is not None, "the last epoch is always evaluated, so there is a best one"
     valid = evaluate_split(session, evaluator, Split.valid)
@@ -126,11 +137,8 @@ def _finish(session: Session, checkpoints: Checkpoints, evaluator: Evaluator, ou
         "test": test,
         "popularity": {"valid": popular_valid, "test": popular_test},
         "users": {"valid": evaluator.users(Split.valid), "test": evaluator.users(Split.test)},
-        "seconds": {
-            "startup": round(startup, 2),
-            "train_epoch": median(outcome.epoch_seconds),
-            "evaluation": median(outcome.evaluate_seconds),
-        },
+        "seconds": seconds,
+        "phases": phases_per_step(outcome),
     }
     if outcome.network:
         # A machine draws the edges of the items that it owns, so no feature row leaves its machine.
@@ -142,6 +150,29 @@ def _finish(session: Session, checkpoints: Checkpoints, evaluator: Evaluator, ou
         )
     write_json(path, summary)
     print(report(summary, session.run_dir))
+
+
+def _finish_trial(session: Session, outcome: Outcome, seconds: dict[str, float | None]) -> None:
+    """Write down what some steps took."""
+    if not session.team.ranks.leads:
+        return
+    summary = {
+        "trial_steps": len(outcome.step_seconds),
+        "world_size": session.team.ranks.world_size,
+        "seconds": seconds,
+        "phases": phases_per_step(outcome),
+    }
+    write_json(session.run_dir / "summary.json", summary)
+    parts = ", ".join(f"{name} {value * 1e3:.1f}" for name, value in phases_per_step(outcome).items())
+    print(f"a trial of {len(outcome.step_seconds)} steps on {session.team.ranks.world_size} ranks, not judged and not saved")
+    print(f"start-up {seconds['startup']} s, a step {(seconds['step'] or 0) * 1e3:.1f} ms: {parts}")
+    print(f"written: {session.run_dir}/summary.json")
+
+
+def phases_per_step(outcome: Outcome) -> dict[str, float]:
+    """Mean seconds of each phase per step, largest first, mean over ranks."""
+    steps = max(1, len(outcome.step_seconds))
+    return {name: round(total / steps, 6) for name, total in sorted(outcome.phases.items(), key=lambda entry: -entry[1])}
 
 
 def report(summary: dict, run_dir: Path) -> str:

@@ -4,10 +4,10 @@ Propagation, equations (3) and (4), is done by an engine (model/propagation); th
 
 | here | paper | |
 |---|---|---|
-| h_user_BD, h_item_BD | h_u, h_i | (4) LightGCN mean over layers 0..L, the item with its own ID embedding added |
-| h_modality_BD | h_m | (1) projected features of the item |
-| target_*_BD | h-dot | (5) dropout of h, no gradient |
-| online_*_BD | h-tilde | (6) predictor of h, shared by users, items and modalities |
+| h_user_BD, h_item_ND | h_u, h_i | (4) LightGCN mean over layers 0..L, the item with its own ID embedding added |
+| h_modality_ND | h_m | (1) projected features of the item |
+| target_* | h-dot | (5) dropout of h, no gradient |
+| online_* | h-tilde | (6) predictor of h, shared by users, items and modalities |
 
 Departures from the paper under `objective: reference`, as in the authors' code whose tables were published: terms are
 1 - cos instead of -cos; alignment and masking are weighted by cl_weight; the regulariser is
@@ -15,7 +15,8 @@ lambda (|H_U| + |H_I|) / num_items with unsquared Frobenius norms over all propa
 degrees get 1e-7 added; linear weights start xavier-normal. Departure of ours under `features: residual`: every item
 has one free d-dimensional row per modality that is added to h_m and starts at zero.
 
-Shapes: B pairs that this rank holds of the batch, D embedding_dim, V raw width of a modality.
+Shapes: B pairs that this rank holds of the batch, N their distinct items, D embedding_dim, V raw width of a modality.
+Everything about an item alone is computed once for each item, however many pairs it stands in.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import nn
+from torch.nn.functional import linear
 
 from bm3_dgl.config.schema import LossTerm, ModelConfig, Objective
 from bm3_dgl.model.losses import cosine_term, squared_norms
@@ -34,14 +36,17 @@ from bm3_dgl.runtime.random import derive
 
 @dataclass
 class BatchRows:
-    """What the head reads for its B pairs; float32.
+    """What the head reads for its B pairs of N distinct items; float32, features float32 or bfloat16.
 
-    features: modality -> e_m, (B, V). residual: modality -> the items' free rows (B, D), absent where not in use.
-    dropout, modality_dropout: node type or modality -> multiplier of equation (5), (B, D).
+    item_B: int64, the row of each pair's item; pairs_N: float32, the pairs of each item.
+    features: modality -> e_m, (N, V). residual: modality -> the items' free rows (N, D), absent where not in use.
+    dropout, modality_dropout: node type or modality -> multiplier of equation (5), (B, D) of users, (N, D) of the others.
     """
 
     h_user_BD: torch.Tensor
-    h_item_BD: torch.Tensor
+    h_item_ND: torch.Tensor
+    item_B: torch.Tensor
+    pairs_N: torch.Tensor
     features: dict[str, torch.Tensor] = field(default_factory=dict)
     residual: dict[str, torch.Tensor] = field(default_factory=dict)
     dropout: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -83,32 +88,35 @@ class BM3Head(nn.Module):
         """Losses of this rank's pairs, as parts of the mean over the num_pairs of the whole batch."""
         use, objective = self.config.losses, self.config.objective
         target_user_BD = target_view(rows.h_user_BD, rows.dropout["user"])  # (5)
-        target_item_BD = target_view(rows.h_item_BD, rows.dropout["item"])
+        target_item_ND = target_view(rows.h_item_ND, rows.dropout["item"])
         online_user_BD = self.predictor(rows.h_user_BD)  # (6)
-        online_item_BD = self.predictor(rows.h_item_BD)
-        zero = (online_user_BD.sum() + online_item_BD.sum()) * 0.0  # keeps every weight in the graph of every rank
+        online_item_ND = self.predictor(rows.h_item_ND)
+        zero = (online_user_BD.sum() + online_item_ND.sum()) * 0.0  # keeps every weight in the graph of every rank
 
         rec = align = mask = zero
         if LossTerm.reconstruction in use:  # (9)
-            rec = cosine_term(online_user_BD, target_item_BD, objective) + cosine_term(
-                online_item_BD, target_user_BD, objective
-            )
+            rec = cosine_term(online_user_BD, target_item_ND.index_select(0, rows.item_B), objective)
+            rec = rec + cosine_term(online_item_ND.index_select(0, rows.item_B), target_user_BD, objective)
         for name in self.modalities:
-            h_modality_BD = self.modality_latent(name, rows.features[name], rows.residual.get(name))  # (1)
-            target_modality_BD = target_view(h_modality_BD, rows.modality_dropout[name])
-            online_modality_BD = self.predictor(h_modality_BD)
-            zero = zero + online_modality_BD.sum() * 0.0
+            h_modality_ND = self.modality_latent(name, rows.features[name], rows.residual.get(name))  # (1)
+            target_modality_ND = target_view(h_modality_ND, rows.modality_dropout[name])
+            online_modality_ND = self.predictor(h_modality_ND)
+            zero = zero + online_modality_ND.sum() * 0.0
             if LossTerm.alignment in use:  # (10)
-                align = align + cosine_term(online_modality_BD, target_item_BD, objective)
+                align = align + cosine_term(online_modality_ND, target_item_ND, objective, rows.pairs_N)
             if LossTerm.masking in use:  # (11)
-                mask = mask + cosine_term(online_modality_BD, target_modality_BD, objective)
-        reg = squared_norms(rows.h_user_BD, rows.h_item_BD) if objective is Objective.paper else zero
+                mask = mask + cosine_term(online_modality_ND, target_modality_ND, objective, rows.pairs_N)
+        reg = squared_norms(rows.h_user_BD, rows.h_item_ND, rows.pairs_N) if objective is Objective.paper else zero
         return self._weigh(rec, align, mask, reg, zero, num_pairs)  # (12)
 
-    def modality_latent(self, name: str, feature_BV: torch.Tensor, residual_BD: torch.Tensor | None) -> torch.Tensor:
-        """Equation (1): h_m = e_m W_m + b_m, plus the item's free row where there is one. (B, D)."""
-        h_BD = self.projectors[f"of_{name}"](feature_BV)
-        return h_BD if residual_BD is None else h_BD + residual_BD
+    def modality_latent(self, name: str, feature_NV: torch.Tensor, residual_ND: torch.Tensor | None) -> torch.Tensor:
+        """Equation (1): h_m = e_m W_m + b_m, plus the item's free row where there is one. (N, D)."""
+        projector = self.projectors[f"of_{name}"]
+        if feature_NV.dtype == torch.bfloat16:
+            h_ND = linear(feature_NV, projector.weight.bfloat16()).float() + projector.bias
+        else:
+            h_ND = projector(feature_NV)
+        return h_ND if residual_ND is None else h_ND + residual_ND
 
     def _weigh(
         self,

@@ -1,7 +1,8 @@
 """The loss terms of BM3, one pure function each (Zhou et al., WWW 2023, equations 8-12).
 
-Shapes: B positive pairs of the batch, D embedding_dim. Every term is a sum over the pairs, shape (): the caller divides by
-the pairs of the whole batch, of which this rank may hold only some.
+Shapes: B positive pairs of the batch, N their distinct items, D embedding_dim. Every term is a sum over the pairs, shape ():
+the caller divides by the pairs of the whole batch, of which this rank may hold only some. A term of items alone is taken
+once for each item, times the pairs that the item stands in.
 """
 
 from __future__ import annotations
@@ -12,12 +13,20 @@ from torch.nn.functional import cosine_similarity
 from bm3_dgl.config.schema import Objective
 
 
-def cosine_term(online_BD: torch.Tensor, target_BD: torch.Tensor, objective: Objective) -> torch.Tensor:
-    """Equation (8), summed over pairs: -cos for the paper, 1 - cos for the reference code. The gradient is the same."""
-    similarity = cosine_similarity(online_BD, target_BD, dim=-1).sum()
-    return len(online_BD) - similarity if objective is Objective.reference else -similarity
+def cosine_term(
+    online_ND: torch.Tensor, target_ND: torch.Tensor, objective: Objective, pairs_N: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Equation (8), summed over pairs: -cos for the paper, 1 - cos for the reference code. The gradient is the same.
+
+    pairs_N: float32, how many pairs each row stands for; None: one each.
+    """
+    similarity_N = cosine_similarity(online_ND, target_ND, dim=-1)
+    similarity = similarity_N.sum() if pairs_N is None else similarity_N @ pairs_N
+    if objective is Objective.paper:
+        return -similarity
+    return (len(online_ND) if pairs_N is None else pairs_N.sum()) - similarity
 
 
-def squared_norms(h_user_BD: torch.Tensor, h_item_BD: torch.Tensor) -> torch.Tensor:
+def squared_norms(h_user_BD: torch.Tensor, h_item_ND: torch.Tensor, pairs_N: torch.Tensor) -> torch.Tensor:
     """The regulariser of equation (12) without lambda: |h_u|^2 + |h_i|^2, summed over pairs."""
-    return h_user_BD.square().sum() + h_item_BD.square().sum()
+    return h_user_BD.square().sum() + h_item_ND.square().sum(1) @ pairs_N

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from bm3_dgl.runtime.phases import Phases
 from bm3_dgl.runtime.ranks import Ranks
 from bm3_dgl.runtime.shared import SharedBarrier, map_shared
 
@@ -79,6 +80,7 @@ class Team:
         self.ranks = ranks
         self.alone = ranks.world_size == 1
         self.traffic: dict[str, Traffic] = defaultdict(Traffic)  # by purpose; counted where there are several machines
+        self.phases = Phases()
         self._tag = tag
         self._token = torch.zeros(1)
         self._meeting: SharedBarrier | None = None
@@ -96,10 +98,13 @@ class Team:
         return map_shared(f"{self._tag}_{name}_{self.ranks.machine}", size, self.ranks, self.barrier)
 
     def barrier(self) -> None:
-        if self._meeting is not None:
-            self._meeting.wait()
-        elif not self.alone:
-            dist.all_reduce(self._token)  # half the time of dist.barrier under gloo
+        if self.alone:
+            return
+        with self.phases("waiting"):
+            if self._meeting is not None:
+                self._meeting.wait()
+            else:
+                dist.all_reduce(self._token)  # half the time of dist.barrier under gloo
 
     def sum_few(self, values: list[float]) -> list[float]:
         """Sums over ranks of a few numbers, in float64; also a barrier."""
@@ -107,7 +112,7 @@ class Team:
             return self.sum(torch.tensor(values, dtype=torch.float64)).tolist()
         slots = self._slots[self._next_turn()]
         slots[self.ranks.rank, : len(values)] = torch.tensor(values, dtype=torch.float64)
-        self._meeting.wait()
+        self.barrier()
         return slots[:, : len(values)].sum(0).tolist()
 
     def post(self, parcels: list[torch.Tensor]) -> list[list[torch.Tensor]] | None:
@@ -129,7 +134,7 @@ class Team:
             for parcel in parcels:
                 mine[place : place + parcel.numel()] = parcel.reshape(-1)
                 place += parcel.numel()
-        self._meeting.wait()
+        self.barrier()
         if not bool((boxes[:, 0] == 1).all()):
             return None
         return [_unpack(box, len(parcels)) for box in boxes]
@@ -146,7 +151,7 @@ class Team:
         """The mean over ranks, in place: added up in rank order, through shared memory where possible."""
         boxes = self.post([gradient[None]]) if gradient.dtype == torch.float32 and gradient.device.type == "cpu" else None
         if boxes is None:
-            with self.traffic["head gradients"].crossing(self._ring_bytes(gradient)):
+            with self.phases("exchange"), self.traffic["head gradients"].crossing(self._ring_bytes(gradient)):
                 dist.all_reduce(gradient)
         else:
             torch.sum(torch.cat([box[0] for box in boxes]), 0, out=gradient)
@@ -242,7 +247,7 @@ class Team:
         out = torch.empty((sum(receive_counts), *rows.shape[1:]), dtype=rows.dtype)
         ranks = self.ranks
         remote = sum(count for rank, count in enumerate(send_counts) if rank // ranks.local_world_size != ranks.machine)
-        with self.traffic[purpose].crossing(remote * rows[:1].nbytes):
+        with self.phases("exchange"), self.traffic[purpose].crossing(remote * rows[:1].nbytes):
             dist.all_to_all_single(out, rows.contiguous(), receive_counts, send_counts)
         return out
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 from pathlib import Path
@@ -40,3 +41,10 @@ def oom_kills() -> int:
     except OSError:
         return 0
     return int(dict(line.split() for line in events.splitlines()).get("oom_kill", 0))
+
+
+def give_back_memory() -> None:
+    """Give what this process has freed back to the system, where the C library can (glibc)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

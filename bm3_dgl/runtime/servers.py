@@ -129,6 +129,7 @@ class GraphCluster:
         torchrun_names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
         environment = {name: value for name, value in os.environ.items() if name not in torchrun_names}
         environment |= {"DGL_ROLE": "server", "DGL_SERVER_ID": str(machine), "OMP_NUM_THREADS": "1"}
+        environment["MALLOC_MMAP_THRESHOLD_"] = "65536"  # what it frees after reading its part goes back to the system
         self._log_dir.mkdir(parents=True, exist_ok=True)
         with open(self._log_dir / f"graph-server-{machine}.log", "ab") as log:
             # -P: no module of the working directory; a session of its own: Ctrl-C is for the trainers, who end it.

@@ -6,9 +6,10 @@ function that evaluates, and the places to write to.
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -20,6 +21,7 @@ from bm3_dgl.train.checkpoint import Checkpoints, Progress
 from bm3_dgl.train.early_stop import EarlyStop
 from bm3_dgl.train.journal import TERMS, Journal
 from bm3_dgl.train.order import EpochOrder, batches_per_epoch
+from bm3_dgl.train.profile import Profiler
 from bm3_dgl.train.step import Model, Stepper
 
 Evaluate = Callable[[], dict[str, float]]
@@ -27,13 +29,19 @@ Evaluate = Callable[[], dict[str, float]]
 
 @dataclass
 class Outcome:
-    """What training came to; seconds are medians over this process."""
+    """What training came to, in this process. trial: ended by train.max_steps, so there is nothing to judge.
+
+    phases: of all steps, summed, mean over ranks.
+    """
 
     epochs_run: int = 0
     best_epoch: int = 0
     stopped_early: bool = False
     epoch_seconds: list[float] = field(default_factory=list)
     evaluate_seconds: list[float] = field(default_factory=list)
+    step_seconds: list[float] = field(default_factory=list)
+    phases: dict[str, float] = field(default_factory=dict)
+    trial: bool = False
     network: dict[str, dict[str, float]] = field(default_factory=dict)  # of the last epoch, per step, by purpose
 
 
@@ -51,7 +59,9 @@ class Loop:
     num_train: int
     journal: Journal | None
     early_stop: EarlyStop
+    profiler: Profiler | None = None
     _end_soon: bool = False
+    _warm: bool = False  # a step has been done
     _saved: int = -1  # step of the newest checkpoint
     sums: torch.Tensor = field(default_factory=lambda: torch.zeros(len(TERMS), dtype=torch.float64))
 
@@ -65,27 +75,50 @@ class Loop:
         batch_size = train.batch_size * self.team.ranks.world_size
         batches = batches_per_epoch(self.num_train, batch_size)
         step = self._restore(start)
-        while step < train.epochs * batches and not self.early_stop.stops:
+        limit = train.max_steps or train.epochs * batches
+        while step < train.epochs * batches and not self.early_stop.stops and not outcome.trial:
             epoch = step // batches + 1
             order = EpochOrder(self.num_train, seed=train.seed, epoch=epoch)
             self.team.take_traffic()
+            self.team.phases.take()
             began, first = time.monotonic(), step % batches
             for number in range(first, batches):
-                ids = order.batch(number, batch_size)
-                losses = self.stepper.step(ids, step)
-                self.sums += losses.detached()
+                if self.profiler is not None:
+                    self.profiler.tick()
+                with self._timed(outcome):
+                    ids = order.batch(number, batch_size)
+                    losses = self.stepper.step(ids, step)
+                    self.sums += losses.detached()
                 step += 1
                 if self.journal is not None:
                     self.journal.step(epoch, len(ids), losses)
+                if step == limit < train.epochs * batches:
+                    outcome.trial = True
+                    break
                 if step % batches:  # the last step of an epoch is followed by its evaluation first
                     self._between_steps(step)
-            outcome.epoch_seconds.append(time.monotonic() - began)
-            outcome.network = self._network(batches - first)
-            self._end_epoch(epoch, step, batches, outcome)
-            self._end_if_asked(step)
+            if self.profiler is not None:
+                self.profiler.close()  # before the times are taken, and evaluation comes in between
+            outcome.network = self._network(number + 1 - first)
+            self._add_phases(outcome)
+            if not outcome.trial:
+                outcome.epoch_seconds.append(time.monotonic() - began)
+                self._end_epoch(epoch, step, batches, outcome)
+                self._end_if_asked(step)
         outcome.epochs_run = step // batches
         outcome.best_epoch, outcome.stopped_early = self.early_stop.best_epoch, self.early_stop.stops
         return outcome
+
+    @contextlib.contextmanager
+    def _timed(self, outcome: Outcome) -> Iterator[None]:
+        """Time a step. The first of a process compiles and maps memory, and is not counted."""
+        began = time.monotonic()
+        yield
+        if self._warm:
+            outcome.step_seconds.append(time.monotonic() - began)
+        else:
+            self.team.phases.take()
+        self._warm = True
 
     def _between_steps(self, step: int) -> None:
         self._end_if_asked(step)
@@ -141,6 +174,13 @@ class Loop:
             for purpose, cost in self.team.take_traffic().items()
             if cost.num_bytes
         }
+
+    def _add_phases(self, outcome: Outcome) -> None:
+        """COLLECTIVE."""
+        parts = self.team.gather_values(self.team.phases.take())
+        for name in {name for part in parts for name in part}:
+            seconds = sum(part.get(name, 0.0) for part in parts) / len(parts)
+            outcome.phases[name] = outcome.phases.get(name, 0.0) + seconds
 
     def _total_sums(self) -> torch.Tensor:
         """Loss terms summed over the ranks. Raises DivergedError on every rank alike."""

@@ -21,7 +21,7 @@ from bm3_dgl.config.schema import PartitionMethod
 from bm3_dgl.data.prepare import prepare
 from bm3_dgl.graph.local import build_local_graph, edges_of_part
 from bm3_dgl.graph.partition import Partition, open_partition, partition
-from bm3_dgl.graph.store import Table
+from bm3_dgl.graph.store import GraphStore, Table
 from bm3_dgl.jobs.session import build_model
 from bm3_dgl.model.propagation.shares import Shares
 from bm3_dgl.runtime.collectives import Team
@@ -63,14 +63,9 @@ class FileStore:
         start = self.local.start[ntype]
         return Table(name, ntype, whole[start : start + self.local.num_own[ntype]], start, whole)
 
-    def machine_buffer(self, name: str, shape: tuple[int, int]) -> torch.Tensor:
-        if self.team.alone:
-            return torch.zeros(shape)
-        memory = self.team.map_shared(name, max(1, shape[0] * shape[1]) * 4)
-        return torch.frombuffer(memory, dtype=torch.float32)[: shape[0] * shape[1]].view(shape)
+    machine_buffer = GraphStore.machine_buffer
 
-    def feature_rows(self, modality: str) -> torch.Tensor:
-        return torch.from_numpy(np.load(self.partition.feature_path(self.part, modality), mmap_mode="c"))
+    feature_rows = GraphStore.feature_rows
 
 
 def work(rank: int, machines: int, ranks_each: int, home: str, name: str, tag: str, overrides: list[str]) -> None:
@@ -119,7 +114,9 @@ def train(home: Path, machines: int, ranks_each: int, *overrides: str) -> dict[s
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("overrides", [["model.layers=3"], ["model.layers=1", "model.features=trainable", "model.objective=paper"]])
+@pytest.mark.parametrize(
+    "overrides", [["model.layers=3"], ["model.layers=1", "model.features=trainable", "model.objective=paper"]]
+)
 def test_machines_do_not_change_the_result(home: Path, overrides: list[str]) -> None:
     one = train(home, 1, 1, *overrides)
     assert float(one["embedding_user.moment"].abs().max()) > 0

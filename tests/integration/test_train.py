@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import signal
@@ -161,6 +162,27 @@ def test_run_directory_that_cannot_be_used(home: Path, broken: str) -> None:
     assert job.wait() == 5
     last = job.text().strip().splitlines()
     assert len(last) == 1 and last[0].startswith(f"error: {place}")
+
+
+def test_a_trial_with_a_profile(home: Path) -> None:
+    """A few steps, not judged: the times of the phases, a trace of each rank and a page; then the same run in earnest."""
+    run_dir = home / "trial"
+    settings = ["train.max_steps=20", "train.profile=true", "train.batch_size=32"]
+    text = train(home, "trial", 2, *settings) and (home / "trial.log").read_text()
+    assert "a trial of 19 steps on 2 ranks, not judged and not saved" in text
+    report = summary(run_dir)
+    assert report["trial_steps"] == 19 and "valid" not in report and not list((run_dir / "checkpoints").glob("step-*"))
+    assert {"propagate", "propagate_back", "head", "backward", "waiting"} <= set(report["phases"])
+    steps = sum(seconds for name, seconds in report["phases"].items() if name != "profile")
+    assert 0.5 < steps / report["seconds"]["step"] < 5  # a mean, of which half was traced, and a median
+    for rank in (0, 1):
+        with gzip.open(run_dir / "profile" / f"rank-{rank}.json.gz") as file:
+            names = {event.get("name") for event in json.load(file)["traceEvents"]}
+        assert {"propagate", "backward", "aten::mm"} <= names
+    page = (run_dir / "profile" / "breakdown.md").read_text()
+    assert "# 10 steps" in page and "rank 1, ms" in page and "| propagate |" in page and "aten::" in page
+    train(home, "trial", 2, "train.epochs=1", "train.batch_size=32")
+    assert summary(run_dir)["epochs_run"] == 1
 
 
 def mid_epoch_checkpoint(run_dir: Path) -> bool:

@@ -17,13 +17,15 @@ from bm3_dgl.types import ITEM, NODE_TYPES
 
 @dataclass(frozen=True)
 class SeedPairs:
-    """This rank's pairs of a batch: user_nids, item_nids int64 (B,), and how many the whole batch has.
+    """This rank's pairs of a batch: user_nids int64 (B,), the N distinct items' item_nids int64 (N,), how many pairs
+    each item stands in, item_pairs float32 (N,), and how many pairs the whole batch has.
 
     step: the global step, from 0; it keys what is drawn at random.
     """
 
     user_nids: torch.Tensor
     item_nids: torch.Tensor
+    item_pairs: torch.Tensor
     num_pairs: int
     step: int
 
@@ -34,7 +36,7 @@ class Engine(Protocol):
     embeddings: dict[str, TableAdam]  # node type -> E with its optimiser
 
     def lookup(self, pairs: SeedPairs) -> tuple[torch.Tensor, torch.Tensor]:
-        """h_user_BD, h_item_BD of equation (4) for the pairs, float32 on the CPU, part of an autograd graph."""
+        """h_user_BD, h_item_ND of equation (4), float32 on the CPU, part of an autograd graph."""
         ...
 
     def regulariser(self) -> torch.Tensor:
@@ -87,5 +89,5 @@ class ItemRows:
             self.table.local[shares.rows(ITEM)] = initial[shares.rows(ITEM)]
 
     def lookup(self, item_rows: torch.Tensor) -> torch.Tensor:
-        """Rows (B, width) of local items, a leaf of autograd."""
+        """Rows (N, width) of local items, a leaf of autograd."""
         return self.table.local[item_rows].requires_grad_()

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from bm3_dgl.config.schema import ModelConfig, Objective
+from bm3_dgl.config.schema import ModelConfig, Objective, Precision
 from bm3_dgl.graph.store import GraphStore, Table
 from bm3_dgl.model.propagation.adam import TableAdam
 from bm3_dgl.model.propagation.base import SeedPairs, initial_embeddings
@@ -26,17 +26,24 @@ from bm3_dgl.types import ITEM, NODE_TYPES, USER
 class ExactEngine:
     """Engine over full propagation; see base.Engine for the contract."""
 
-    def __init__(self, store: GraphStore, shares: Shares, config: ModelConfig, *, seed: int, threads: int) -> None:
+    def __init__(
+        self, store: GraphStore, shares: Shares, config: ModelConfig, precision: Precision, *, seed: int, threads: int
+    ) -> None:
         width = config.embedding_dim
         self._team, self._shares = store.team, shares
         self._propagator = Propagator(
-            store, shares, layers=config.layers, width=width, objective=config.objective, threads=threads
+            store,
+            shares,
+            layers=config.layers,
+            width=width,
+            objective=config.objective,
+            threads=threads,
+            precision=precision,
+            gradients=True,
         )
         embedding = {ntype: store.table(f"embedding_{ntype}", ntype, width) for ntype in NODE_TYPES}
         self._latent = {ntype: store.table(f"latent_{ntype}", ntype, width) for ntype in NODE_TYPES}
-        gradient = {ntype: store.table(f"gradient_{ntype}", ntype, width) for ntype in NODE_TYPES}
-        scratch = {ntype: store.table(f"scratch_{ntype}", ntype, width) for ntype in NODE_TYPES} if config.layers > 1 else {}
-        self._E, self._H, self._G, self._scratch = map(_local, (embedding, self._latent, gradient, scratch))
+        self._E, self._H = _local(embedding), _local(self._latent)
         self.embeddings = {ntype: TableAdam(store, embedding[ntype], shares.own[ntype], sparse=False) for ntype in NODE_TYPES}
         self._norm_weight = config.reg_weight / store.local.num_nodes[ITEM] if config.objective is Objective.reference else 0.0
         self._norms = dict.fromkeys(NODE_TYPES, 0.0)  # |H_U|, |H_I| of the last propagation
@@ -62,27 +69,23 @@ class ExactEngine:
         gradients += [RowGradients(g.ntype, g.nids, g.rows / world) for _, g in extra]
         arrived = self._shares.deliver(gradients)
         for ntype, (rows, grad) in zip(NODE_TYPES, arrived[: len(NODE_TYPES)], strict=True):
-            self._lay_gradient(ntype, rows, grad)
+            # The norm's gradient is c H, with c = lambda / (num_items |H|).
+            weight = self._norm_weight / self._norms[ntype] if self._norms[ntype] > 0 else 0.0
+            self._propagator.lay_gradient(ntype, self._H[ntype], weight, rows, grad)
         for (adam, _), (rows, grad) in zip(extra, arrived[len(NODE_TYPES) :], strict=True):
             adam.step_rows(rows, grad, self._step, learning_rate)
 
         def descend(ntype: str, first: int, stop: int, grad: np.ndarray) -> None:
             self.embeddings[ntype].step_dense(first, stop, grad, self._step, learning_rate)
 
-        self._propagator.consume(self._G, self._scratch, self._H, descend)
+        with self._team.phases("propagate_back"):
+            self._propagator.consume(descend)
 
     def latents(self) -> dict[str, Table]:
-        squares = self._propagator.forward(self._E, self._scratch, self._H)
+        squares = self._propagator.forward(self._E, self._H)
         total = self._team.sum_few([squares[ntype] for ntype in NODE_TYPES])  # and a barrier
         self._norms = {ntype: square**0.5 for ntype, square in zip(NODE_TYPES, total, strict=True)}
         return self._latent
-
-    def _lay_gradient(self, ntype: str, rows: torch.Tensor, grad: torch.Tensor) -> None:
-        """Own rows of G: the norm's gradient c H, with c = lambda / (num_items |H|), plus what arrived."""
-        own = self._shares.rows(ntype)
-        weight = self._norm_weight / self._norms[ntype] if self._norms[ntype] > 0 else 0.0
-        torch.mul(self._H[ntype][own], weight, out=self._G[ntype][own])
-        self._G[ntype][own].index_add_(0, rows, grad)
 
 
 def _local(tables: dict[str, Table]) -> dict[str, torch.Tensor]:

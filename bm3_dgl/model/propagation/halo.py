@@ -37,5 +37,6 @@ class HaloExchange:
 
         The caller sees to barriers: before, so that `local` is complete everywhere; after, so that `halo` is.
         """
-        rows = local[self._asked_rows]
-        halo[self._slots] = self._team.exchange_known(rows, self._asked_counts, self._expected.tolist(), purpose="halo rows")
+        rows = local[self._asked_rows].view(torch.uint8)  # gloo does not know bfloat16
+        counts = self._asked_counts, self._expected.tolist()
+        halo[self._slots] = self._team.exchange_known(rows, *counts, purpose="halo rows").view(halo.dtype)

@@ -55,8 +55,6 @@ class SampledEngine:
         self._lookups = {ntype: embedding for ntype, (_, embedding) in pairs.items()}  # DGL's DistEmbedding
         self.embeddings = {n: TableAdam(store, self._tables[n], shares.own[n], sparse=True) for n in NODE_TYPES}
         self._latent = {ntype: store.table(f"latent_{ntype}", ntype, width) for ntype in NODE_TYPES}
-        scratch = {n: store.table(f"scratch_{n}", n, width).local for n in NODE_TYPES} if config.layers > 1 else {}
-        self._scratch = scratch
         self._propagator = Propagator(
             store, shares, layers=config.layers, width=width, objective=config.objective, threads=threads
         )
@@ -67,11 +65,10 @@ class SampledEngine:
     def lookup(self, pairs: SeedPairs) -> tuple[torch.Tensor, torch.Tensor]:
         self._step = pairs.step + 1
         users, user_place = torch.unique(pairs.user_nids, return_inverse=True)
-        items, item_place = torch.unique(pairs.item_nids, return_inverse=True)
-        latent = self._propagate({USER: users, ITEM: items})
-        h_user_BD, h_item_BD = latent[USER][user_place], latent[ITEM][item_place]
-        self._estimate_norms(pairs, h_user_BD, h_item_BD)
-        return h_user_BD, h_item_BD
+        latent = self._propagate({USER: users, ITEM: pairs.item_nids})
+        h_user_BD, h_item_ND = latent[USER][user_place], latent[ITEM]
+        self._estimate_norms(pairs, h_user_BD, h_item_ND)
+        return h_user_BD, h_item_ND
 
     def regulariser(self) -> torch.Tensor:
         if self._norm_weight == 0.0:
@@ -95,7 +92,7 @@ class SampledEngine:
 
     def latents(self) -> dict[str, Table]:
         tables = {ntype: table.local for ntype, table in self._tables.items()}
-        self._propagator.forward(tables, self._scratch, {ntype: table.local for ntype, table in self._latent.items()})
+        self._propagator.forward(tables, {ntype: table.local for ntype, table in self._latent.items()})
         self._team.barrier()
         return self._latent
 
@@ -151,14 +148,13 @@ class SampledEngine:
         degree = self._degree[ntype].pull(nids)
         return torch.where(degree > 0, (degree.double() + self._epsilon).rsqrt().float(), torch.zeros(()))
 
-    def _estimate_norms(self, pairs: SeedPairs, h_user_BD: torch.Tensor, h_item_BD: torch.Tensor) -> None:
+    def _estimate_norms(self, pairs: SeedPairs, h_user_BD: torch.Tensor, h_item_ND: torch.Tensor) -> None:
         if self._norm_weight == 0.0:
             return
         scale = self._store.local.num_train / pairs.num_pairs
-        parts = []
-        for ntype, nids, h_BD in ((USER, pairs.user_nids, h_user_BD), (ITEM, pairs.item_nids, h_item_BD)):
-            parts.append(scale * (h_BD.square().sum(1) / self._degree[ntype].pull(nids).squeeze(1)).sum())
-        self._squares = torch.stack(parts)
+        of_user_B = h_user_BD.square().sum(1) / self._degree[USER].pull(pairs.user_nids).squeeze(1)
+        of_item_N = h_item_ND.square().sum(1) / self._degree[ITEM].pull(pairs.item_nids).squeeze(1)
+        self._squares = scale * torch.stack([of_user_B.sum(), of_item_N @ pairs.item_pairs])
 
 
 def _degree_table(store: GraphStore, shares: Shares, ntype: str) -> Table:

@@ -53,10 +53,11 @@ class Shares:
         """
         if self._team.alone:
             return [(g.nids - self._start[g.ntype] - self.own[g.ntype][0], g.rows) for g in gradients]
-        boxes = self._team.post([_with_ids(g.nids, g.rows) for g in gradients])
-        if boxes is not None:
-            return [self._pick(g.ntype, torch.cat([box[k] for box in boxes])) for k, g in enumerate(gradients)]
-        return self._send(gradients)
+        with self._team.phases("exchange"):
+            boxes = self._team.post([_with_ids(g.nids, g.rows) for g in gradients])
+            if boxes is not None:
+                return [self._pick(g.ntype, torch.cat([box[k] for box in boxes])) for k, g in enumerate(gradients)]
+            return self._send(gradients)
 
     def _send(self, gradients: list[RowGradients]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """`deliver` over the network: every rank sends each owner its rows."""

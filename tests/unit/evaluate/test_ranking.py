@@ -1,13 +1,23 @@
-"""Full ranking against a naive loop in float64, bit for bit under every split into blocks and calls."""
+"""Full ranking against a naive loop in float64, bit for bit under every split into blocks and calls.
+
+Both ways are held against it: the compiled one of CPUs, with and without the instructions that the host may have, and
+the blockwise one of other devices, run on the CPU here.
+"""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from bm3_dgl.errors import DivergedError
-from bm3_dgl.evaluate import ranking
+from bm3_dgl.evaluate import blockwise
 from bm3_dgl.evaluate.ranking import TopK, top_k
 
 
@@ -45,6 +55,35 @@ def naive(users_UD: Tensor, items_ID: Tensor, k: int, indptr: Tensor, masked: Te
     return top
 
 
+def full_sort(users_UD: Tensor, items_ID: Tensor, k: int, indptr: Tensor, masked: Tensor) -> TopK:
+    """As `naive`, with all items' scores in one float64 tensor per user: for thousands of items."""
+    top = TopK(torch.full((len(users_UD), k), -1), torch.full((len(users_UD), k), -torch.inf, dtype=torch.float64))
+    for u, user_D in enumerate(users_UD.double()):
+        terms_ID = items_ID.double() * user_D
+        while terms_ID.shape[1] > 1:
+            half = terms_ID.shape[1] // 2
+            lower_ID, upper_ID = terms_ID.tensor_split([terms_ID.shape[1] - half], dim=1)
+            terms_ID = torch.cat([lower_ID[:, :half] + upper_ID, lower_ID[:, half:]], 1)
+        allowed = torch.ones(len(items_ID), dtype=torch.bool)
+        allowed[masked[indptr[u] : indptr[u + 1]]] = False
+        candidates = allowed.nonzero().squeeze(1)
+        scores = terms_ID[candidates, 0]
+        order = scores.argsort(descending=True, stable=True)[:k]
+        top.items[u, : len(order)], top.scores[u, : len(order)] = candidates[order], scores[order]
+    return top
+
+
+def top_k_blockwise(
+    users_UD: Tensor, items_ID: Tensor, k: int, *, masked_indptr: Tensor, masked_items: Tensor, block_users: int = 256
+) -> TopK:
+    """What `top_k` does for devices other than the CPU."""
+    top = TopK(torch.full((len(users_UD), k), -1), torch.full((len(users_UD), k), -torch.inf, dtype=torch.float64))
+    norm_U, max_norm = users_UD.double().norm(dim=1), float(items_ID.double().norm(dim=1).max())
+    arguments = users_UD, items_ID, norm_U, max_norm, masked_indptr, masked_items, top.items, top.scores
+    blockwise.rank_blockwise(*arguments, block_users=block_users, device="cpu")
+    return top
+
+
 def assert_equal(one: TopK, other: TopK) -> None:
     """Bit for bit."""
     assert torch.equal(one.items, other.items)
@@ -52,15 +91,18 @@ def assert_equal(one: TopK, other: TopK) -> None:
 
 
 def check(users_UD: Tensor, items_ID: Tensor, k: int, indptr: Tensor, masked: Tensor) -> TopK:
-    """top_k equals the naive loop with every block size; returns it."""
+    """Both ways equal the naive loop with every block size; returns it."""
     expected = naive(users_UD, items_ID, k, indptr, masked)
-    for block_users in (1, 7, 256):
-        assert_equal(top_k(users_UD, items_ID, k, masked_indptr=indptr, masked_items=masked, block_users=block_users), expected)
+    for way in (top_k, top_k_blockwise):
+        for block_users in (1, 7, 256):
+            found = way(users_UD, items_ID, k, masked_indptr=indptr, masked_items=masked, block_users=block_users)
+            assert_equal(found, expected)
     return expected
 
 
 @pytest.mark.parametrize(
-    "num_users, num_items, dim, k", [(20, 300, 8, 5), (9, 97, 7, 20), (5, 400, 64, 1), (4, 50, 1, 50), (3, 700, 33, 600)]
+    "num_users, num_items, dim, k",
+    [(20, 300, 8, 5), (9, 97, 7, 20), (5, 400, 64, 1), (4, 50, 1, 50), (3, 700, 33, 600), (2, 70, 4096, 3)],
 )
 def test_equals_the_naive_loop(num_users: int, num_items: int, dim: int, k: int) -> None:
     check(*embeddings(num_users, num_items, dim), k, *masks(num_users, num_items, 40))
@@ -76,10 +118,11 @@ def test_identical_items_are_ranked_by_index() -> None:
 
 @pytest.mark.parametrize("cells", [1 << 20, 64])
 def test_all_zero_embeddings_rank_by_index(monkeypatch: pytest.MonkeyPatch, cells: int) -> None:
-    monkeypatch.setattr(ranking, "_RUN_CELLS", cells)  # 64: every row is a run of its own
+    monkeypatch.setattr(blockwise, "_RUN_CELLS", cells)  # 64: every row is a run of its own
     indptr, masked = torch.tensor([0, 2, 2, 3]), torch.tensor([1, 0, 5])
-    top = check(torch.zeros(3, 16), torch.zeros(500, 16), 4, indptr, masked)
-    assert top.items.tolist() == [[2, 3, 4, 5], [0, 1, 2, 3], [0, 1, 2, 3]]
+    for items_ID in (torch.zeros(500, 16), embeddings(1, 500, 16)[1]):
+        top = check(torch.zeros(3, 16), items_ID, 4, indptr, masked)
+        assert top.items.tolist() == [[2, 3, 4, 5], [0, 1, 2, 3], [0, 1, 2, 3]]
 
 
 def test_near_ties_at_float32_resolution() -> None:
@@ -127,8 +170,84 @@ def test_the_worst_gemm_that_the_error_bound_allows(monkeypatch: pytest.MonkeyPa
 
     users_UD, items_ID = embeddings(12, 300, 64)
     items_ID = items_ID[:1] + 2.0**-18 * items_ID  # many scores lie within one such error
+    indptr, masked = masks(12, 300, 5)
     monkeypatch.setattr(torch, "mm", worst)
-    check(users_UD, items_ID, 10, *masks(12, 300, 5))
+    found = top_k_blockwise(users_UD, items_ID, 10, masked_indptr=indptr, masked_items=masked)
+    assert_equal(found, naive(users_UD, items_ID, 10, indptr, masked))
+
+
+def hard_table(kind: str, num_items: int, dim: int) -> tuple[Tensor, Tensor]:
+    """Users and items on which a loose or a wrong bound shows."""
+    users_UD, items_ID = embeddings(20, num_items, dim, seed=7)
+    if kind == "uneven norms":  # trained tables; most items can be left out by their norm
+        items_ID *= torch.logspace(1, -3, num_items)[torch.randperm(num_items), None]
+    elif kind == "huge and tiny":
+        items_ID *= 10.0 ** torch.randint(-30, 18, (num_items, 1))
+        users_UD *= 10.0 ** torch.arange(-10, 10)[:, None]
+    elif kind == "subnormal":
+        users_UD, items_ID = users_UD * 1e-40, items_ID * 1e-42
+    elif kind == "clusters":  # hundreds of items within the error of 8 bits, dozens equal
+        items_ID = items_ID[torch.arange(num_items) % 7] + 0.003 * items_ID[torch.arange(num_items) % 211]
+    elif kind == "one direction":  # the spread is a ten thousandth of what all items have in common
+        items_ID = items_ID[:1] + 1e-4 * items_ID
+    elif kind == "one component":
+        items_ID[:, 1:] *= 1e-3
+    elif kind == "tie across chunks":  # equal scores from rows of all norms, since users see two components only
+        users_UD[:, 2:] = 0
+        items_ID[:, :2] = torch.randint(-2, 3, (num_items, 2))
+    return users_UD, items_ID
+
+
+KINDS = ["uneven norms", "huge and tiny", "subnormal", "clusters", "one direction", "one component", "tie across chunks"]
+
+
+@pytest.mark.parametrize("dim", [3, 16, 100])
+@pytest.mark.parametrize("kind", KINDS)
+def test_hard_tables(kind: str, dim: int) -> None:
+    """Thousands of items, so that limits rise over several chunks."""
+    torch.manual_seed(0)
+    users_UD, items_ID = hard_table(kind, 3333, dim)
+    indptr, masked = masks(20, 3333, 200)
+    for k in (1, 20, 1500):
+        expected = full_sort(users_UD, items_ID, k, indptr, masked)
+        assert_equal(top_k(users_UD, items_ID, k, masked_indptr=indptr, masked_items=masked), expected)
+        assert_equal(top_k_blockwise(users_UD, items_ID, k, masked_indptr=indptr, masked_items=masked), expected)
+
+
+def test_the_full_sort_is_the_naive_loop() -> None:
+    users_UD, items_ID = embeddings(5, 60, 11)
+    items_ID[30:] = items_ID[:30]
+    indptr, masked = masks(5, 60, 20)
+    assert_equal(full_sort(users_UD, items_ID, 50, indptr, masked), naive(users_UD, items_ID, 50, indptr, masked))
+
+
+# Asks numba for a processor of 2013, which has no 8-bit products, in a process of its own as the choice is made once.
+PLAIN_PROCESSOR = """
+import sys
+import numpy as np, torch
+from bm3_dgl.evaluate.ranking import top_k
+from bm3_dgl.evaluate.search import rank_users
+case = {name: torch.from_numpy(array) for name, array in np.load(sys.argv[1], allow_pickle=False).items()}
+top = top_k(case["users"], case["items"], 20, masked_indptr=case["indptr"], masked_items=case["masked"])
+code = "".join(rank_users.inspect_asm().values())
+assert "vpdpbusd" not in code and "zmm" not in code, "this is not the code of a plain processor"
+np.savez(sys.argv[2], items=top.items.numpy(), scores=top.scores.numpy())
+"""
+
+
+def test_a_plain_processor_finds_the_same_bits(tmp_path: Path) -> None:
+    users_UD, items_ID = embeddings(50, 2000, 37)
+    items_ID[1000:] = items_ID[:1000] * (1 + 2.0**-23)
+    indptr, masked = masks(50, 2000, 50)
+    case = {"users": users_UD, "items": items_ID, "indptr": indptr, "masked": masked}
+    np.savez(tmp_path / "case.npz", **{name: tensor.numpy() for name, tensor in case.items()})
+    plain = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+fma", "NUMBA_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", PLAIN_PROCESSOR, str(tmp_path / "case.npz"), str(tmp_path / "top.npz")]
+    subprocess.run(command, env={**os.environ, **plain}, check=True, timeout=200, cwd=Path(__file__).parents[3])
+    with np.load(tmp_path / "top.npz", allow_pickle=False) as found:
+        top = TopK(torch.from_numpy(found["items"]), torch.from_numpy(found["scores"]))
+    assert_equal(top, full_sort(users_UD, items_ID, 20, indptr, masked))
+    assert_equal(top, top_k(users_UD, items_ID, 20, masked_indptr=indptr, masked_items=masked))
 
 
 def test_repeated_and_int32_masks() -> None:
@@ -158,6 +277,8 @@ def test_calls_blocks_and_threads_change_no_bit() -> None:
         assert_equal(top_k(users_UD, items_ID, 20, masked_indptr=indptr, masked_items=masked, block_users=64), whole)
     finally:
         torch.set_num_threads(threads)
+    for threads in (1, 3):
+        assert_equal(top_k(users_UD, items_ID, 20, masked_indptr=indptr, masked_items=masked, threads=threads), whole)
     for user in range(0, 150, 10):
         hidden = masked[indptr[user] : indptr[user + 1]]
         alone = top_k(users_UD[[user]], items_ID, 20, masked_indptr=torch.tensor([0, len(hidden)]), masked_items=hidden)
@@ -165,8 +286,8 @@ def test_calls_blocks_and_threads_change_no_bit() -> None:
 
 
 def test_runs_keep_the_rectangle_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranking, "_RUN_CELLS", 100)
-    runs = list(ranking._runs([10, 20, 30, 40, 500, 1, 1]))
+    monkeypatch.setattr(blockwise, "_RUN_CELLS", 100)
+    runs = list(blockwise._runs([10, 20, 30, 40, 500, 1, 1]))
     assert [(run.start, run.stop) for run in runs] == [(0, 3), (3, 4), (4, 5), (5, 7)]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -127,24 +128,51 @@ def test_files_of_a_partition(home: Path, parts: int) -> None:
 
 @pytest.mark.parametrize("engine", [["propagation.engine=exact"], ["propagation.engine=sampled", "propagation.fanouts=[2,2]"]])
 @pytest.mark.parametrize("features", ["fixed", "residual", "trainable"])
-@pytest.mark.parametrize("layers", ["model.layers=1", "model.layers=2"])
+@pytest.mark.parametrize(
+    ("layers", "precision"),
+    [
+        ("model.layers=1", "float32"),
+        ("model.layers=2", "float32"),
+        ("model.layers=3", "float32"),
+        ("model.layers=3", "bfloat16"),
+    ],
+)
 def test_tables_and_checkpoint_are_those_of_a_session(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: list[str], features: str, layers: str
+    home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    engine: list[str],
+    features: str,
+    layers: str,
+    precision: str,
 ) -> None:
     made: list[Table] = []
+    buffers: dict[str, int] = {}
+
+    def note(store: GraphStore, name: str, *arguments: Any, original=GraphStore.machine_buffer) -> torch.Tensor:  # type: ignore[no-untyped-def]
+        buffer = original(store, name, *arguments)
+        kind = name.split("_")[0].rstrip("01")
+        buffers[kind] = buffers.get(kind, 0) + buffer.nbytes
+        return buffer
 
     def keep(store: GraphStore, name: str, ntype: str, tensor: object, original=GraphStore._as_table) -> Table:  # type: ignore[no-untyped-def]
         made.append(original(store, name, ntype, tensor))
         return made[-1]
 
     monkeypatch.setattr(GraphStore, "_as_table", keep)
-    if "sampled" in engine[0] and layers == "model.layers=1":
-        engine = [engine[0], "propagation.fanouts=[2]"]
-    config = config_of(home, *engine, f"model.features={features}", layers, f"run.dir={tmp_path / 'run'}")
+    monkeypatch.setattr(GraphStore, "machine_buffer", note)
+    if "sampled" in engine[0]:
+        engine = [engine[0], f"propagation.fanouts={[2] * int(layers[-1])}"]
+    config = config_of(
+        home, *engine, f"model.features={features}", layers, f"run.dir={tmp_path / 'run'}", f"train.precision={precision}"
+    )
     graph = graph_in(home, 1)
     job = Job(config, WIDTHS, machines=1, ranks=1)
     with open_session(config, alone=True) as session:
-        assert shared_bytes(job, graph.parts[0], 0.0)["tables"] == sum(table.local.nbytes for table in made)
+        planned = shared_bytes(job, graph.parts[0], 0.0)
+        assert planned["tables"] == sum(table.local.nbytes for table in made)
+        assert planned["propagation"] == buffers.get("scratch", 0) + buffers.get("gradient", 0)
+        assert planned["features"] == buffers.get("feature", 0)
         head = sum(parameter.numel() for parameter in session.model.head.parameters())
         assert job.head_bytes == 4 * head
         session.checkpoints(resuming=True).save(session.model, Progress(0, {}), best=False, keep=1)
@@ -158,7 +186,9 @@ def test_shared_memory_by_hand() -> None:
     part = PartReport(users=10, items=5, rates_edges=20, rated_by_edges=30, halo_users=2, halo_items=1)
     sizes = shared_bytes(Job(config, {"visual": 7}, machines=2, ranks=3), part, cut=0.5)
     assert sizes == {
-        "tables": 4 * (6 * 4 * 15 + 3 * 7 * 5),
+        "tables": 4 * (4 * 4 * 15 + 3 * 7 * 5),
+        "propagation": 4 * 1 * 4 * 15,
+        "features": 0,
         "graph": 17 * 18 + 29 * 75,
         "halo": 4 * 5 * 3,
         "mail": 0,
@@ -253,7 +283,7 @@ def test_products_are_those_that_torch_counts(widths: dict[str, int]) -> None:
         return torch.randn(64, width).requires_grad_(leaf)
 
     batch = BatchRows(
-        rows(16, True), rows(16, True), {name: rows(width) for name, width in widths.items()},
+        rows(16, True), rows(16, True), torch.arange(64), torch.ones(64), {name: rows(width) for name, width in widths.items()},
         {name: rows(16, True) for name in widths}, {"user": rows(16), "item": rows(16)}, {name: rows(16) for name in widths},
     )  # fmt: skip
     with FlopCounterMode(display=False) as counter:

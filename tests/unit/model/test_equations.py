@@ -123,7 +123,7 @@ def relative_error(got: torch.Tensor, expected: torch.Tensor) -> float:
     return float((got.double() - expected).norm() / expected.norm().clamp_min(1e-9))
 
 
-def compare(session: Session, ids: torch.Tensor, *, reference: bool) -> None:
+def compare(session: Session, ids: torch.Tensor, *, reference: bool, tolerance: float = TOLERANCE) -> None:
     config = session.config.model
     for rows in session.model.item_rows.values():  # residuals start at zero, where an error could hide
         if rows.table.name.startswith("residual"):
@@ -143,13 +143,13 @@ def compare(session: Session, ids: torch.Tensor, *, reference: bool) -> None:
     )
     expected.backward()
     got = Stepper(session.config, session.store, session.model).step(ids, 4)
-    assert relative_error(got.total.detach(), expected.detach()) < TOLERANCE
+    assert relative_error(got.total.detach(), expected.detach()) < tolerance
     found = gradients_of(session)
     for name, value in parameters.leaves().items():
         if name.startswith("feature_") and config.features.name != "trainable":
             continue
         gradient = torch.zeros_like(value) if value.grad is None else value.grad
-        assert relative_error(found[name], gradient) < TOLERANCE, name
+        assert relative_error(found[name], gradient) < tolerance, name
 
 
 @pytest.mark.parametrize("objective", ["reference", "paper"])
@@ -177,6 +177,18 @@ def test_loss_and_every_gradient(home: Path, engine: str, modalities: int, objec
 def test_layers_and_features(home: Path, layers: int, features: str) -> None:
     with session_of(home, 2, f"model.layers={layers}", f"model.features={features}", "model.reg_weight=0.7") as session:
         compare(session, torch.arange(0, session.store.local.num_train, 2), reference=True)
+
+
+@pytest.mark.parametrize("layers", [0, 1, 2, 3, 4])
+@pytest.mark.parametrize("features", ["trainable", "residual", "fixed"])
+def test_bfloat16_is_near(home: Path, layers: int, features: str) -> None:
+    """bfloat16 has 8 bits: 2^-9 of a row's number, of a feature and of a weight."""
+    overrides = [f"model.layers={layers}", f"model.features={features}", "model.reg_weight=0.7", "train.precision=bfloat16"]
+    with session_of(home, 2, *overrides) as session:
+        every = torch.arange(0, session.store.local.num_train, 2)
+        compare(session, every, reference=True, tolerance=0.02)
+    with session_of(home, 2, *overrides) as session, pytest.raises(AssertionError):
+        compare(session, every, reference=True)  # it is in use
 
 
 @pytest.mark.parametrize("terms", ["reconstruction", "alignment", "masking", "reconstruction,masking"])
@@ -237,8 +249,12 @@ def test_sampling_depends_on_seed_and_step_alone(home: Path) -> None:
 
 def lookup(session: Session, step: int) -> list[torch.Tensor]:
     edges = session.store.local.edges(torch.arange(30))
-    pairs = SeedPairs(edges.user_nid, edges.item_row + session.store.local.start[ITEM], num_pairs=30, step=step)
-    rows = [h.detach().clone() for h in session.model.engine.lookup(pairs)]
+    items, place, count = torch.unique(
+        edges.item_row + session.store.local.start[ITEM], return_inverse=True, return_counts=True
+    )
+    pairs = SeedPairs(edges.user_nid, items, count.float(), num_pairs=30, step=step)
+    h_user_BD, h_item_ND = (h.detach().clone() for h in session.model.engine.lookup(pairs))
+    rows = [h_user_BD, h_item_ND[place]]
     for embedding in getattr(session.model.engine, "_lookups", {}).values():
         embedding.reset_trace()  # as an update would
     return rows

@@ -26,6 +26,7 @@ class SplitMethod(Enum):
     random = "random"
     time = "time"
     global_time = "global_time"
+    given = "given"
 
 
 class Repeats(Enum):
@@ -138,7 +139,8 @@ class DataConfig:
         Repeats.first, "A pair that comes at several times: `first` keeps its first, `keep` all, as the published preparation."
     )
     split: SplitMethod = setting(
-        SplitMethod.random, "Split of each user's interactions by chance or by time, or of all by `global_time` at 80 and 90 %."
+        SplitMethod.random,
+        "Split of each user's interactions by chance or by time, of all by `global_time` at 80 and 90 %, or as tables.split says.",
     )
     split_seed: int = setting(999, "Seed of the random split.", low=0, high=LARGEST_SEED)
     on_error: OnError = setting(
@@ -154,6 +156,7 @@ class TablesConfig:
     time: str = setting("", "Column of the time in the interactions; empty: none.")
     time_unit: TimeUnit = setting(TimeUnit.s, "Unit of a time that is a number; dates and timestamps have their own.")
     weight: str = setting("", "Column of a number to keep with each interaction; empty: none.")
+    split: str = setting("", "Column of train, valid or test, or 0, 1, 2, for data.split=given; empty: none.")
     items: str = setting("", "Item tables: a file or pattern, relative to data.source; empty: none.")
     item_key: str = setting("", "Column of the item's id in the item tables; empty: that of tables.item.")
     title: str = setting("", "Column of the title in the item tables; empty: none.")

@@ -17,10 +17,12 @@ from bm3_dgl.config.schema import TimeUnit
 from bm3_dgl.data.mistakes import Mistake
 from bm3_dgl.data.times import milliseconds
 from bm3_dgl.errors import DataError
+from bm3_dgl.types import Split
 
 _SHOWN = 60  # characters of a value that a message repeats
 Record = dict[str, Any]  # a source's column -> value, None where it is missing
 Kinds = Mapping[str, pa.DataType]
+SPLIT_WORDS = {word: int(split) for split in Split for word in (split.name, str(int(split)))} | {"validation": int(Split.valid)}
 KINDS = {str: pa.string(), int: pa.int64(), float: pa.float64()}  # of a value in Python, as a fast parser is told
 
 
@@ -56,7 +58,9 @@ class Shape(ABC):
 
 @dataclass(frozen=True)
 class InteractionColumns(Shape):
-    """Who, what, when and how much; empty: the source has no such column. Out: user, item, time, weight; null: missing.
+    """Who, what, when, how much and for what; empty: the source has no such column.
+
+    Out: user, item, time, weight, split (int8, a Split); null: missing.
 
     time_unit: of times that are numbers; None: seconds or milliseconds by size.
     """
@@ -66,16 +70,18 @@ class InteractionColumns(Shape):
     time: str = ""
     weight: str = ""
     time_unit: TimeUnit | None = TimeUnit.s
+    split: str = ""
 
     @property
     def names(self) -> list[str]:
-        return [name for name in (self.user, self.item, self.time, self.weight) if name]
+        return [name for name in (self.user, self.item, self.time, self.weight, self.split) if name]
 
     @property
     def schema(self) -> pa.Schema:
         fields = [("user", pa.string()), ("item", pa.string())]
         fields += [("time", pa.int64())] if self.time else []  # milliseconds since 1970
-        return pa.schema(fields + ([("weight", pa.float32())] if self.weight else []))
+        fields += [("weight", pa.float32())] if self.weight else []
+        return pa.schema(fields + ([("split", pa.int8())] if self.split else []))
 
     def table(self, source: pa.Table) -> pa.Table:
         arrays = [id_column(source, self.user), id_column(source, self.item)]
@@ -83,6 +89,8 @@ class InteractionColumns(Shape):
             arrays.append(milliseconds(whole_column(source, self.time), self.time_unit))
         if self.weight:
             arrays.append(_weights(whole_column(source, self.weight)))
+        if self.split:
+            arrays.append(_splits(whole_column(source, self.split)))
         return pa.table(arrays, schema=self.schema)
 
     def row(self, record: Record, kinds: Kinds) -> Record:
@@ -91,6 +99,8 @@ class InteractionColumns(Shape):
             row["time"] = time_of(self.time, record.get(self.time), self.time_unit)
         if self.weight:
             row["weight"] = number_of(self.weight, record.get(self.weight))
+        if self.split:
+            row["split"] = split_of(self.split, record.get(self.split))
         return row
 
     def kind(self, name: str, value: Any) -> pa.DataType:
@@ -134,6 +144,16 @@ def _weights(values: pa.Array) -> pa.Array:
     return pc.if_else(pc.is_nan(numbers), pa.scalar(None, pa.float64()), numbers).cast(pa.float32())
 
 
+def _splits(values: pa.Array) -> pa.Array:
+    """Splits as int8. Raises Mistake for a word that is none."""
+    texts = pc.utf8_lower(values.cast(pa.string()))
+    texts = pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
+    place = pc.index_in(texts, pa.array(list(SPLIT_WORDS)))
+    if place.null_count > texts.null_count:
+        raise Mistake("a split that is none")
+    return pa.array(list(SPLIT_WORDS.values()), pa.int8()).take(place)
+
+
 def id_of(name: str, record: Record, kinds: Kinds) -> str | None:
     """One id as text, None where it is missing; raises Mistake."""
     value = record.get(name)
@@ -169,6 +189,16 @@ def number_of(name: str, value: Any) -> float | None:
     if not math.isfinite(number):
         raise Mistake(f"{name} is {shown(value)}; expected a number")
     return number
+
+
+def split_of(name: str, value: Any) -> int | None:
+    """One split as a number; raises Mistake."""
+    if value is None or value == "":
+        return None
+    split = SPLIT_WORDS.get(str(value).lower())
+    if split is None:
+        raise Mistake(f"{name} is {shown(value)}; expected train, valid or test, or 0, 1, 2")
+    return split
 
 
 def shown(value: Any) -> str:

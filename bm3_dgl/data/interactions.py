@@ -1,6 +1,6 @@
 """The passes over interactions of raw sources: read them into columns of numbers, then keep, number and split them.
 
-    read    source files -> scratch: user.i32, item.i32, time.i64, weight.f32 (a number per row), users.arrow, items.arrow
+    read    source files -> scratch: user.i32, item.i32, time.i64, weight.f32, split.i1 (a number per row), users.arrow, items.arrow
     filter  these -> interactions.parquet, users.parquet; scratch: item_ids.arrow (raw ids of the items that are kept)
 
 Memory: reading, one block and the vocabularies; filtering, the mapped columns and about 25 bytes a row.
@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bm3_dgl.config.schema import DataConfig, Repeats
+from bm3_dgl.config.schema import DataConfig, Repeats, SplitMethod
 from bm3_dgl.data.blocks import SourceReader
 from bm3_dgl.data.columns import whole_column
 from bm3_dgl.data.kcore import distinct, drop_repeats, k_core, renumber
@@ -36,6 +36,7 @@ _COLUMNS: dict[str, np.dtype] = {
     "item": np.dtype("<i4"),
     "time": np.dtype("<i8"),
     "weight": np.dtype("<f4"),
+    "split": np.dtype("<i1"),
 }
 _ROW_GROUP = 1 << 20  # rows written at once
 ITEM_IDS = "item_ids.arrow"
@@ -71,7 +72,7 @@ def read_interactions(source: RawSource, scratch: Path, *, skip: bool) -> Result
 
 def filter_interactions(read: Result, scratch: Path, dataset: Path, config: DataConfig) -> Result:
     """The filter pass. Result: the steps with their counts, and how many users have no train interaction."""
-    columns = {
+    columns: dict[str, np.ndarray] = {
         name: np.memmap(_column_file(scratch, name), kind, "r") for name, kind in _COLUMNS.items() if name in read["columns"]
     }
     users, items = columns["user"], columns["item"]
@@ -80,8 +81,10 @@ def filter_interactions(read: Result, scratch: Path, dataset: Path, config: Data
     new_user, old_user = renumber(users, alive, read["users"])
     new_item, old_item = renumber(items, alive, read["items"])
     rows = np.flatnonzero(alive).astype(np.int32 if len(alive) < 2**31 else np.int64)
-    kept_users, times = new_user[users[rows]], columns.get("time")
-    order, split = split_rows(kept_users, rows, times, num_users=len(old_user), method=config.split, seed=config.split_seed)
+    kept_users, decisive = new_user[users[rows]], columns.get("split" if config.split is SplitMethod.given else "time")
+    order, split = split_rows(kept_users, rows, decisive, num_users=len(old_user), method=config.split, seed=config.split_seed)
+    if not (split == Split.train).any():
+        raise DataError(f"none of the {len(order)} interactions is in train; see tables.split")
     steps.append(steps[-1] | {"step": "split", **{part.name: int((split == part).sum()) for part in Split}})
     with pq.ParquetWriter(dataset / "interactions.parquet", _schema(columns)) as writer:
         for begin in range(0, len(order), _ROW_GROUP):

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from bm3_dgl.config.fields import spell
-from bm3_dgl.config.schema import DataFormat, JobConfig, OnError
+from bm3_dgl.config.schema import DataFormat, JobConfig, OnError, SplitMethod
 from bm3_dgl.data.amazon import find_amazon
 from bm3_dgl.data.dataset import Dataset, open_dataset, write_manifest
 from bm3_dgl.data.feature_rows import found_file, write_features
@@ -48,10 +48,23 @@ def find_source(config: JobConfig) -> RawSource:
             "or leave it empty to use a dataset that is prepared already"
         )
     source = find_tables(data, config.tables) if data.format is DataFormat.tables else find_amazon(data)
+    _check_split(config, source.columns.schema.names)
     for path in source.files().values():
         if path.stat().st_size == 0:
             raise DataError(f"{path}: the file is empty")
     return source
+
+
+def _check_split(config: JobConfig, columns: list[str]) -> None:
+    """Raise ConfigError where the split needs a column that the interactions do not have, or does not use the one named."""
+    method = config.data.split
+    needed = {SplitMethod.given: "split", SplitMethod.random: None}.get(method, "time")
+    if needed is not None and needed not in columns:
+        raise ConfigError(
+            f"data.split={method.name}: the interactions have no {needed}; set tables.{needed}, or data.split=random"
+        )
+    if "split" in columns and method is not SplitMethod.given:
+        raise ConfigError(f"tables.split={config.tables.split}: used with data.split=given only, and that is {method.name}")
 
 
 def modalities_of(config: JobConfig, source: RawSource) -> list[str]:

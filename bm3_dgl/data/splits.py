@@ -1,4 +1,4 @@
-"""Which interactions are held out: per user by chance or by time, or for all users at once by time.
+"""Which interactions are held out: per user by chance or by time, for all users at once by time, or as the source says.
 
 Out: an order of the rows, user by user, and the split of each. Within a user train rows come first, then valid, then test.
 """
@@ -10,7 +10,6 @@ import numpy as np
 from numba import njit, uint64
 
 from bm3_dgl.config.schema import SplitMethod
-from bm3_dgl.errors import ConfigError
 from bm3_dgl.runtime.random import derive, mix
 from bm3_dgl.types import Split
 
@@ -21,19 +20,19 @@ _VALID, _TEST = int(Split.valid), int(Split.test)  # plain numbers, as compiled 
 
 
 def split_rows(
-    users: np.ndarray, rows: np.ndarray, times: np.ndarray | None, *, num_users: int, method: SplitMethod, seed: int
+    users: np.ndarray, rows: np.ndarray, decisive: np.ndarray | None, *, num_users: int, method: SplitMethod, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Order the kept rows by user and say in which split each is.
 
-    users: int32 (m,), of each kept row in the order of the source; rows: int (m,), its row in the source; times: int64
-    of all source rows. Returns order: positions in 0..m-1, and split: int8 (m,) in that order.
+    users: int32 (m,), of each kept row in the order of the source; rows: int (m,), its row in the source; decisive:
+    of all source rows, times int64, or splits int8 for `given`. Returns order: positions in 0..m-1, and split: int8 (m,) in that order.
 
     - random: by a hash of seed, user and the how-manieth row of the user it is;
     - time: a user's rows by time, equal times in the order of the source;
-    - global_time: valid from the time that 80 % of all rows are before, test from 90 %; equal times stay together.
+    - global_time: valid from the time that 80 % of all rows are before, test from 90 %; equal times stay together;
+    - given: as the source says.
     """
-    if times is None and method is not SplitMethod.random:
-        raise ConfigError(f"data.split={method.name}: the interactions have no time; set tables.time, or data.split=random")
+    assert decisive is not None or method is SplitMethod.random, f"{method.name} needs times or splits"
     starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.bincount(users, minlength=num_users))])
     order = np.empty(len(users), np.int32 if len(users) < 2**31 else np.int64)
     _group(users, starts[:-1].copy(), order)
@@ -41,11 +40,11 @@ def split_rows(
     if method is SplitMethod.random:
         _shuffle(starts, order, np.uint64(derive(seed, "split")))
     else:
-        assert times is not None, "checked above"
-        _sort_by_time(starts, order, rows, times)
-    if method is SplitMethod.global_time:
-        assert times is not None, "checked above"
-        _by_boundaries(order, rows, times, *_boundaries(times[rows]), split)
+        _sort_each_user(starts, order, rows, decisive)
+    if method is SplitMethod.given:
+        split = decisive[rows[order]]
+    elif method is SplitMethod.global_time:
+        _by_boundaries(order, rows, decisive, *_boundaries(decisive[rows]), split)
     else:
         _per_user(starts, split)
     return order, split
@@ -92,12 +91,12 @@ def _shuffle(starts, order, key):
 
 
 @njit(cache=True, nogil=True)
-def _sort_by_time(starts, order, rows, times):
+def _sort_each_user(starts, order, rows, decisive):
     for user in range(len(starts) - 1):
         begin, end = starts[user], starts[user + 1]
         keys = np.empty(end - begin, np.int64)
         for step in range(end - begin):
-            keys[step] = times[rows[order[begin + step]]]
+            keys[step] = decisive[rows[order[begin + step]]]
         order[begin:end] = order[begin:end][np.argsort(keys, kind="mergesort")]
 
 

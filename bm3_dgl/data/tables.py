@@ -41,7 +41,7 @@ class TableSource(RawSource):
     @property
     def columns(self) -> InteractionColumns:
         tables = self.tables
-        return InteractionColumns(tables.user, tables.item, tables.time, tables.weight, tables.time_unit)
+        return InteractionColumns(tables.user, tables.item, tables.time, tables.weight, tables.time_unit, tables.split)
 
     def interaction_tables(self, path: Path, reader: SourceReader, mistakes: Mistakes) -> Iterator[pa.Table]:
         yield from read_table(path, self.columns, reader, mistakes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
+import json
 import logging
 from collections import Counter
 from pathlib import Path
@@ -171,6 +172,29 @@ def test_split_by_global_time(source: Path) -> None:
     assert max(times[Split.train]) < min(times[Split.valid]) and max(times[Split.valid]) < min(times[Split.test])
     assert len(times[Split.train]) == pytest.approx(0.8 * len(rows), abs=1)
     assert len(times[Split.test]) == pytest.approx(0.1 * len(rows), abs=1)
+
+
+@pytest.mark.parametrize("words", [("train", "valid", "test"), ("Train", "validation", "TEST"), ("0", "1", "2")])
+@pytest.mark.parametrize("ending", ["csv", "json"])
+def test_split_as_the_source_says(tmp_path: Path, words: tuple[str, ...], ending: str) -> None:
+    label = {(user, item): place % 7 % 3 for place, (user, item, _) in enumerate(published(DUMP.rows))}
+    rows = [(user, item, words[split]) for (user, item), split in label.items()]
+    source = tmp_path / "source"
+    source.mkdir()
+    if ending == "csv":
+        text = "".join(f"{user},{item},{split}\n" for user, item, split in [("user_id", "item_id", "part"), *rows])
+    else:
+        number = words[0] == "0"  # numbers and not text
+        records = ({"user_id": u, "item_id": i, "part": int(split) if number else split} for u, i, split in rows)
+        text = "".join(json.dumps(record) + "\n" for record in records)
+    (source / f"log.{ending}").write_text(text, encoding="utf-8")
+    keys = ["data.format=tables", f"data.interactions=log.{ending}", "tables.split=part", "data.split=given"]
+    dataset = made(source, *keys)
+    users, items = dataset.raw_user_ids(), dataset.raw_item_ids()
+    columns = pq.read_table(dataset.directory / "interactions.parquet").to_pydict()
+    rows = zip(columns["user"], columns["item"], columns["split"], strict=True)
+    found = {(users[user], items[item]): split for user, item, split in rows}
+    assert found == label
 
 
 def test_repeats_at_other_times(tmp_path: Path) -> None:

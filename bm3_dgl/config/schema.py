@@ -140,7 +140,7 @@ class DataConfig:
     )
     split: SplitMethod = setting(
         SplitMethod.random,
-        "Split of each user's interactions by chance or by time, of all by `global_time` at 80 and 90 %, or as tables.split says.",
+        "Split of each user's interactions by chance or time, of all by `global_time` at 80 and 90 %, or as tables.split says.",
     )
     split_seed: int = setting(999, "Seed of the random split.", low=0, high=LARGEST_SEED)
     on_error: OnError = setting(

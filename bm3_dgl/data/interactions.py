@@ -1,6 +1,7 @@
 """The passes over interactions of raw sources: read them into columns of numbers, then keep, number and split them.
 
-    read    source files -> scratch: user.i32, item.i32, time.i64, weight.f32, split.i1 (a number per row), users.arrow, items.arrow
+    read    source files -> scratch: user.i32, item.i32, time.i64, weight.f32, split.i1 (a number per row), users.arrow,
+            items.arrow
     filter  these -> interactions.parquet, users.parquet; scratch: item_ids.arrow (raw ids of the items that are kept)
 
 Memory: reading, one block and the vocabularies; filtering, the mapped columns and about 25 bytes a row.

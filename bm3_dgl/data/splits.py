@@ -24,8 +24,9 @@ def split_rows(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Order the kept rows by user and say in which split each is.
 
-    users: int32 (m,), of each kept row in the order of the source; rows: int (m,), its row in the source; decisive:
-    of all source rows, times int64, or splits int8 for `given`. Returns order: positions in 0..m-1, and split: int8 (m,) in that order.
+    users: int32 (m,), of each kept row in the order of the source; rows: int (m,), its row in the source; decisive: of all
+    source rows, times int64, or for `given` splits int8. Returns order: positions in 0..m-1, and split: int8 (m,) in that
+    order.
 
     - random: by a hash of seed, user and the how-manieth row of the user it is;
     - time: a user's rows by time, equal times in the order of the source;
@@ -37,10 +38,11 @@ def split_rows(
     order = np.empty(len(users), np.int32 if len(users) < 2**31 else np.int64)
     _group(users, starts[:-1].copy(), order)
     split = np.zeros(len(users), np.int8)
-    if method is SplitMethod.random:
+    if decisive is None or method is SplitMethod.random:
         _shuffle(starts, order, np.uint64(derive(seed, "split")))
-    else:
-        _sort_each_user(starts, order, rows, decisive)
+        _per_user(starts, split)
+        return order, split
+    _sort_each_user(starts, order, rows, decisive)
     if method is SplitMethod.given:
         split = decisive[rows[order]]
     elif method is SplitMethod.global_time:

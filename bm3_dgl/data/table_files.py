@@ -15,7 +15,7 @@ from bm3_dgl.data.mistakes import Mistake, Mistakes
 from bm3_dgl.data.rows import CsvRows, JsonRows, json_object, split_header
 from bm3_dgl.errors import DataError
 
-_ENDINGS = (".parquet", ".csv", ".tsv", ".json", ".jsonl", ".ndjson")
+_ENDINGS = (".parquet", ".csv", ".tsv", ".txt", ".inter", ".json", ".jsonl", ".ndjson")
 _ROWS = 1 << 16  # of a Parquet file at once
 
 

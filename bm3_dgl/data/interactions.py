@@ -86,7 +86,8 @@ def filter_interactions(read: Result, scratch: Path, dataset: Path, config: Data
     order, split = split_rows(kept_users, rows, decisive, num_users=len(old_user), method=config.split, seed=config.split_seed)
     if not (split == Split.train).any():
         raise DataError(f"none of the {len(order)} interactions is in train; see tables.split")
-    steps.append(steps[-1] | {"step": "split", **{part.name: int((split == part).sum()) for part in Split}})
+    left = {name: steps[-1][name] for name in ("users", "items", "interactions")}
+    steps.append({"step": "split", **left, **{part.name: int((split == part).sum()) for part in Split}})
     with pq.ParquetWriter(dataset / "interactions.parquet", _schema(columns)) as writer:
         for begin in range(0, len(order), _ROW_GROUP):
             places = order[begin : begin + _ROW_GROUP]

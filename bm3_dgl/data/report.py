@@ -211,7 +211,9 @@ def _origin(dataset: Dataset) -> str:
     for role, entry in (origin.pop("files", None) or {}).items():
         rows.append([escape(role), code(escape(entry["path"])), f"{entry['bytes']:,}", code(escape(entry["sha256"][:12]))])
     files = table(["source file", "", "#bytes", "SHA-256"], rows) if rows else ""
-    settings = table(["", ""], [[escape(key), code(escape(value, _TEXT_SHOWN))] for key, value in origin.items()])
+    chosen = origin.pop("settings", None) or {}
+    listed = {**origin, **{key: value for key, value in chosen.items() if value not in ("", [], {})}}
+    settings = table(["", ""], [[escape(key), code(escape(value, _TEXT_SHOWN))] for key, value in listed.items()])
     return section("Origin", settings, files)
 
 

@@ -10,6 +10,7 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
+EXTRAS := $(VENV)/extras
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train test test-machines kill-table bench bench-quick lint format clean
@@ -36,11 +37,16 @@ $(STAMP): setup.py constraints.txt pyproject.toml
 	  { echo "setup: pip failed, see above; after mending the cause run 'make setup' again" >&2; exit 1; }
 	@touch $@
 
+# Encoders of texts and pictures: tested always, installed by a user who wants them.
+$(EXTRAS): $(STAMP)
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[test,text,image]'
+	@touch $@
+
 train: $(STAMP)  ## Train on the made-up shop with TRAINERS=4 processes, then write recommendations
 	$(BIN)/torchrun --nproc_per_node=$(TRAINERS) launch/train.py --config $(CONFIG) train.resume=true $(ARGS)
 	$(BIN)/python launch/recommend.py --config $(CONFIG) $(ARGS)
 
-test: $(STAMP)  ## Run every test
+test: $(EXTRAS)  ## Run every test
 	$(BIN)/python -m pytest $(ARGS)
 
 test-machines: $(STAMP)  ## Run the tests of several machines and pods, in network namespaces (as root)

@@ -135,8 +135,10 @@ class DataConfig:
         None, "Modalities that the model uses; null: all of the dataset, []: none.", unique=True
     )
     k_core: int = setting(5, "Users and items with fewer interactions are dropped until none is left (raw formats).", low=1)
-    repeats: Repeats = setting(
-        Repeats.first, "A pair that comes at several times: `first` keeps its first, `keep` all, as the published preparation."
+    repeats: Repeats | None = setting(
+        None,
+        "A pair that comes at several times: `keep` keeps all, `first` its first; null: all of Amazon's, as was published, and"
+        " the first of `tables`.",
     )
     split: SplitMethod = setting(
         SplitMethod.random,

@@ -27,7 +27,7 @@ from bm3_dgl.data.blocks import SourceReader
 from bm3_dgl.data.columns import InteractionColumns, shown
 from bm3_dgl.data.mistakes import Mistake, Mistakes
 from bm3_dgl.data.raw import FeatureRows, Item, ItemRecord, RawSource
-from bm3_dgl.data.rows import CsvRows, JsonRows, json_object
+from bm3_dgl.data.rows import HALF_A_LETTER, CsvRows, JsonRows, check_letters, json_object
 from bm3_dgl.errors import DataError
 
 VISUAL = "visual"
@@ -58,8 +58,11 @@ def python_literal(text: bytes) -> dict[str, Any] | Mistake:
         return Mistake(f"{len(text)} bytes; a line of at most {_LONGEST_LITERAL} is taken")
     try:
         found = ast.literal_eval(text.decode("utf-8").strip())
+        check_letters(text, found)
     except UnicodeDecodeError:
         return Mistake("not valid UTF-8")
+    except UnicodeEncodeError:
+        return Mistake(HALF_A_LETTER)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return Mistake(f"not a Python dict of plain values: {shown(text.decode('utf-8'))}")
     return found if isinstance(found, dict) else Mistake(f"a {type(found).__name__}; expected one dict a line")

@@ -11,11 +11,12 @@ import hashlib
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numba import njit
 
 from bm3_dgl.errors import DataError
 
@@ -23,27 +24,34 @@ PIECE_BYTES = 1 << 24  # read or unpacked at once
 LONGEST_LINE = 1 << 26  # bytes; a file without line ends must not fill the memory
 _GZIP_MAGIC = b"\x1f\x8b"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_DELIMITERS = ",\t;|"
+_QUOTE, _NEWLINE = ord('"'), ord("\n")
+_START, _PLAIN, _QUOTED, _BEHIND = range(4)  # where in a field a byte stands; behind a quote within quotes
 
 Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True)
 class Block:
-    """Whole lines of a file; the last line of the file may lack its end. first_line counts from 1."""
+    """Whole lines of a file; the last line of the file may lack its end. first_line counts from 1.
+
+    delimiter: between the fields of records of which one may hold line ends between quotes; empty: a line is a record.
+    """
 
     path: Path
     first_line: int
     text: bytes
+    delimiter: str = ""
 
-    def halves(self, *, quoted: bool) -> tuple[Block, Block] | None:
+    def halves(self) -> tuple[Block, Block] | None:
         """The block in two, cut at a line's end near the middle; None where it is small or one long line."""
         if len(self.text) < 1 << 16:
             return None
-        cut = line_end(self.text[: len(self.text) // 2], quoted=quoted)
+        cut = line_end(self.text[: len(self.text) // 2], self.delimiter)
         if cut == 0:
             return None
         behind = self.first_line + self.text.count(b"\n", 0, cut)
-        return Block(self.path, self.first_line, self.text[:cut]), Block(self.path, behind, self.text[cut:])
+        return replace(self, text=self.text[:cut]), replace(self, first_line=behind, text=self.text[cut:])
 
 
 class SourceReader:
@@ -54,17 +62,19 @@ class SourceReader:
         self.entries: list[dict[str, Any]] = []
 
     def blocks(self, path: Path, *, quoted: bool = False) -> Iterator[Block]:
-        """The lines of a file. quoted: a line end between double quotes does not end a record.
+        """The lines of a file. quoted: its records are of separated fields, where a line end between quotes ends none.
 
         Raises DataError for an unreadable, empty or damaged file and for a line without end.
         """
-        line, carry = 1, b""
+        line, carry, delimiter = 1, b"", ""
         try:
             for piece in _ahead(self._unpacked(path)):
                 text = carry + piece
-                cut = line_end(text, quoted=quoted)
+                if quoted and not delimiter:
+                    delimiter = find_delimiter(text)
+                cut = line_end(text, delimiter)
                 if cut:
-                    yield Block(path, line, text[:cut])
+                    yield Block(path, line, _unmarked(text[:cut]), delimiter)
                     line += text.count(b"\n", 0, cut)
                 carry = text[cut:]
                 if len(carry) > LONGEST_LINE:
@@ -77,7 +87,9 @@ class SourceReader:
                 f"{path}, after line {line - 1}: the gzip stream ends in its middle; fetch the file again"
             ) from None
         if carry:
-            yield Block(path, line, carry)
+            if delimiter and not line_end(carry + b"\n", delimiter):
+                raise DataError(f"{path}, line {line}: a quote is opened and never closed; mend it, or close the quote")
+            yield Block(path, line, _unmarked(carry), delimiter)
         elif line == 1:
             raise DataError(f"{path}: the file is empty")
 
@@ -97,26 +109,48 @@ class SourceReader:
         self.entries.append(entry | {"sha256": digest.hexdigest()})
 
     def _unpacked(self, path: Path) -> Iterator[bytes]:
-        """The pieces of a file, gzip unpacked (known by its first bytes, not its name), without a byte order mark."""
-        first = True
+        """The pieces of a file, gzip unpacked (known by its first bytes, not its name)."""
         pieces = self.pieces(path)
         head = next(pieces, b"")
         whole = _chain(head, pieces)
-        for piece in _inflate(whole) if head.startswith(_GZIP_MAGIC) else whole:
-            yield piece.removeprefix(_BYTE_ORDER_MARK) if first else piece
-            first = False
+        yield from _inflate(whole) if head.startswith(_GZIP_MAGIC) else whole
 
 
-def line_end(text: bytes, *, quoted: bool) -> int:
-    """Bytes up to and with the last line end, 0 where there is none; with `quoted` the last outside of double quotes."""
+def _unmarked(text: bytes) -> bytes:
+    """Lines without the byte order marks that files joined to one leave within."""
+    return text.removeprefix(_BYTE_ORDER_MARK).replace(b"\n" + _BYTE_ORDER_MARK, b"\n")
+
+
+def find_delimiter(text: bytes) -> str:
+    """What separates the fields of a header: of comma, tab, semicolon and bar the most frequent in the first line."""
+    head = text.partition(b"\n")[0].decode("utf-8", "replace")
+    return max(_DELIMITERS, key=head.count)
+
+
+def line_end(text: bytes, delimiter: str) -> int:
+    """Bytes up to and with the last end of a record, 0 where there is none. text: begins with a record."""
     cut = text.rfind(b"\n") + 1
-    if not quoted or cut == 0 or text.find(b'"', 0, cut) < 0:
+    if not delimiter or cut == 0 or text.find(b'"', 0, cut) < 0:
         return cut
-    letters = np.frombuffer(text, np.uint8)
-    ends = np.flatnonzero(letters == ord("\n"))
-    quotes = np.flatnonzero(letters == ord('"'))
-    outside = np.searchsorted(quotes, ends) % 2 == 0  # an even number of quotes before it
-    return int(ends[outside][-1]) + 1 if outside.any() else 0
+    return _last_record_end(np.frombuffer(text, np.uint8), ord(delimiter))
+
+
+@njit(cache=True, nogil=True)
+def _last_record_end(letters, delimiter):  # type: ignore[no-untyped-def]
+    """As the parsers see it: a quote opens only where a field begins, and two of them within quotes are one letter."""
+    state, end = _START, 0
+    for place in range(len(letters)):
+        letter = letters[place]
+        if state == _QUOTED:
+            if letter == _QUOTE:
+                state = _BEHIND
+        elif letter == _QUOTE and state != _PLAIN:
+            state = _QUOTED
+        elif letter == _NEWLINE:
+            state, end = _START, place + 1
+        else:
+            state = _START if letter == delimiter else _PLAIN
+    return end
 
 
 def _inflate(pieces: Iterator[bytes]) -> Iterator[bytes]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -20,6 +21,7 @@ from bm3_dgl.errors import DataError
 from bm3_dgl.types import Split
 
 _SHOWN = 60  # characters of a value that a message repeats
+_LARGEST = float(np.finfo(np.float32).max)
 Record = dict[str, Any]  # a source's column -> value, None where it is missing
 Kinds = Mapping[str, pa.DataType]
 SPLIT_WORDS = {word: int(split) for split in Split for word in (split.name, str(int(split)))} | {"validation": int(Split.valid)}
@@ -130,18 +132,21 @@ def id_column(table: pa.Table, name: str) -> pa.Array:
     values = whole_column(table, name)
     kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
     if pa.types.is_floating(kind):  # whole numbers with gaps, as some libraries write them
-        values, kind = values.cast(pa.int64()), pa.int64()
-    if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        values = values.cast(kind)
+        values, kind = pc.if_else(pc.is_nan(values), pa.scalar(None, kind), values).cast(pa.int64()), pa.int64()
+    kinds = (pa.types.is_integer, pa.types.is_string, pa.types.is_large_string, pa.types.is_null)
+    if not any(is_kind(kind) for is_kind in kinds):
         raise Mistake(f"ids of type {kind}; expected text or whole numbers")
     texts = values.cast(pa.string())
-    return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts) if pa.types.is_string(kind) else texts
+    return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
 
 
 def _weights(values: pa.Array) -> pa.Array:
     numbers = values.cast(pa.float64())
+    numbers = pc.if_else(pc.is_nan(numbers), pa.scalar(None, pa.float64()), numbers).cast(pa.float32())
     if pc.any(pc.is_inf(numbers)).as_py():
-        raise Mistake("a weight that is infinite")
-    return pc.if_else(pc.is_nan(numbers), pa.scalar(None, pa.float64()), numbers).cast(pa.float32())
+        raise Mistake("a weight that is infinite, or too large for float32")
+    return numbers
 
 
 def _splits(values: pa.Array) -> pa.Array:
@@ -159,9 +164,11 @@ def id_of(name: str, record: Record, kinds: Kinds) -> str | None:
     value = record.get(name)
     if value is None or value == "":
         return None
+    if type(value) is float and value.is_integer():  # as the fast parsers take it
+        value, kinds = int(value), {}
     if type(value) not in (str, int):
         raise Mistake(f"{name} is {shown(value)}; expected text or a whole number")
-    if name in kinds and kinds[name] != KINDS[type(value)]:
+    if name in kinds and pa.types.is_string(kinds[name]) != isinstance(value, str):
         raise Mistake(f"{name} is {shown(value)}, a {type(value).__name__}; ids of another type stand before it")
     return str(value)
 
@@ -174,21 +181,21 @@ def time_of(name: str, value: Any, unit: TimeUnit | None) -> int | None:
         raise Mistake(f"{name} is {shown(value)}; expected a time")
     try:
         return milliseconds(pa.array([value]), unit)[0].as_py()
-    except (Mistake, pa.ArrowException) as mistake:
+    except (Mistake, pa.ArrowException, OverflowError) as mistake:
         raise Mistake(f"{name} is {shown(value)}: {mistake}") from None
 
 
 def number_of(name: str, value: Any) -> float | None:
-    """One number; raises Mistake."""
+    """One number that float32 can hold, None where it is missing or NaN; raises Mistake."""
     if value is None or value == "":
         return None
     try:
-        number = math.nan if isinstance(value, (bool, list, dict)) else float(value)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
+        number = math.inf if isinstance(value, (bool, list, dict)) else float(value)
+    except (ValueError, OverflowError):
+        number = math.inf
+    if abs(number) > _LARGEST:
         raise Mistake(f"{name} is {shown(value)}; expected a number")
-    return number
+    return None if math.isnan(number) else number
 
 
 def split_of(name: str, value: Any) -> int | None:

@@ -34,6 +34,8 @@ from bm3_dgl.types import Split
 
 SCHEMA_VERSION = 2
 MANIFEST = "dataset.json"
+SKIPPED = "skipped.jsonl"
+_TABLES = ("interactions.parquet", "users.parquet", "items.parquet")
 _HASH_CHUNK = 1 << 22  # bytes read at once while hashing
 
 
@@ -168,6 +170,9 @@ def open_dataset(directory: Path) -> Dataset:
     version = manifest.get("schema_version") if isinstance(manifest, dict) else None
     if version != SCHEMA_VERSION:
         raise DataError(f"{path}: schema version {version}, this program reads {SCHEMA_VERSION}; prepare the dataset again")
+    for name in _TABLES:
+        if name not in manifest.get("files", {}):
+            raise DataError(f"{path}: does not list {name}; prepare the dataset again")
     for name, entry in manifest["files"].items():
         size = (directory / name).stat().st_size if (directory / name).is_file() else None
         if size != entry["bytes"]:
@@ -211,7 +216,8 @@ def write_manifest(
         for path in sorted(part.rglob("*"))
         if path.is_file() and path.name != MANIFEST
     }
-    content = json.dumps([files, counts], sort_keys=True)
+    decisive = {name: entry for name, entry in files.items() if name != SKIPPED}  # which names the source's directory
+    content = json.dumps([decisive, counts], sort_keys=True)
     manifest = {
         "schema_version": SCHEMA_VERSION,
         "hash": hashlib.sha256(content.encode()).hexdigest(),

@@ -10,6 +10,7 @@ not. Pictures are scaled, cut and normalised as torchvision does for the model's
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 from collections.abc import Callable
@@ -20,25 +21,41 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bm3_dgl.config.schema import EncodeConfig, OnError
+from bm3_dgl.config.schema import EncodeConfig
 from bm3_dgl.data.dataset import file_hash
 from bm3_dgl.data.encode import Column, write_rows
+from bm3_dgl.data.mistakes import Mistake, Mistakes
 from bm3_dgl.errors import ConfigError, DataError
-from bm3_dgl.log import logger
 
 _SUFFIXES = [suffix for name in ("jpg", "jpeg", "png", "webp", "gif", "bmp") for suffix in (f".{name}", f".{name.upper()}")]
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 _FORWARD_BATCH = 32  # pictures
 
 
-def encode_image(
-    items: Column, target: Path, config: EncodeConfig, dtype: np.dtype, *, on_error: OnError = OnError.strict
-) -> np.ndarray:
+def encode_image(items: Column, target: Path, config: EncodeConfig, dtype: np.dtype, mistakes: Mistakes) -> np.ndarray:
     """Write `target`, a .npy file (num_items, width), from the pictures of the items (see encode.py for resuming).
 
     Returns bool (num_items,): items with a picture. Raises ConfigError for a model, weights or directory that are not
     there, DataError when no item has a picture and, when strict, for a picture that cannot be read.
     """
-    return write_rows(items, "raw_item_id", target, PictureEncoder(config, on_error), dtype)
+    encoder = PictureEncoder(config, skip=mistakes.skip)
+    found = write_rows(items, "raw_item_id", target, encoder, dtype)
+    encoder.list_unreadable(items, found, mistakes)
+    return found
+
+
+def image_settings(config: EncodeConfig) -> dict[str, str]:
+    """Key -> value of what decides about the rows. Raises ConfigError for weights or a directory that are not there."""
+    weights, directory = _weights_file(config), _picture_directory(config)
+    digest = hashlib.sha256()
+    for entry in sorted(os.scandir(directory), key=lambda entry: entry.name):
+        stat = entry.stat()
+        digest.update(f"{entry.name} {stat.st_size} {stat.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+    return {
+        "encode.image": config.image,
+        "encode.image_weights": file_hash(weights)[:16],
+        "encode.image_dir": digest.hexdigest()[:16],
+    }
 
 
 class PictureEncoder:
@@ -46,18 +63,17 @@ class PictureEncoder:
 
     batch = _FORWARD_BATCH
 
-    def __init__(self, config: EncodeConfig, on_error: OnError) -> None:
+    def __init__(self, config: EncodeConfig, *, skip: bool) -> None:
+        """skip: an item whose picture cannot be read goes without."""
         if importlib.util.find_spec("torchvision") is None:
             raise ConfigError(
                 f"encode.image={config.image}: needs the extra [image]: pip install -c constraints.txt -e '.[image]'"
             )
-        self._directory, self._skips = Path(config.image_dir), on_error is OnError.skip
-        if not config.image_dir or not self._directory.is_dir():
-            raise ConfigError(f"encode.image_dir={config.image_dir}: no such directory; it holds one picture per item id")
+        self._directory, self._skips = _picture_directory(config), skip
         self._model, self._scaled = _load_model(config)
         with torch.inference_mode():
             self.width = int(self._model(torch.zeros(1, 3, 224, 224)).shape[1])
-        self.identity = f"{config.image} {file_hash(Path(config.image_weights))[:16]}"
+        self.identity = " ".join(image_settings(config).values())
 
     def rows(self, inputs: list[str | None]) -> tuple[np.ndarray, np.ndarray]:
         """inputs: raw item ids. found, bool (n,), and the vectors of the pictures there, float32 (found.sum(), width)."""
@@ -69,21 +85,30 @@ class PictureEncoder:
         with torch.inference_mode():
             return found, self._model(torch.stack(there)).float().numpy()
 
+    def list_unreadable(self, items: Column, found: np.ndarray, mistakes: Mistakes) -> None:
+        """Tell `mistakes` of pictures that are there and were left out, in this call or in one that was interrupted.
+
+        found: bool (num_items,), items with a row.
+        """
+        index = 0
+        for batch in items.batches("raw_item_id"):
+            for raw_item_id in batch:
+                path = None if found[index] else _find_picture(self._directory, raw_item_id)
+                if path is not None:
+                    mistakes.at(path, "item", index, str(_read_picture(path)))
+                index += 1
+
     def _picture(self, raw_item_id: str | None) -> Tensor | None:
         """The item's picture, scaled and normalised: float32 (3, height, width); None where there is none."""
         path = _find_picture(self._directory, raw_item_id)
         if path is None:
             return None
-        try:
-            return self._scaled(_read_picture(path))
-        except (OSError, ValueError, SyntaxError) as error:  # what PIL raises for a damaged file
-            reason = str(error).replace(f" {str(path)!r}", "") or type(error).__name__
+        picture = _read_picture(path)
+        if isinstance(picture, Mistake):
             if not self._skips:
-                raise DataError(
-                    f"{path}: is no picture that can be read ({reason}); mend or remove it, or set data.on_error=skip"
-                ) from None
-            logger.warning("%s: is no picture that can be read (%s); the item goes without", path, reason)
+                raise DataError(f"{path}: {picture}; mend or remove it, or set data.on_error=skip")
             return None
+        return self._scaled(picture)
 
 
 def _load_model(config: EncodeConfig) -> tuple[nn.Module, Callable[[Any], Tensor]]:
@@ -95,12 +120,8 @@ def _load_model(config: EncodeConfig) -> tuple[nn.Module, Callable[[Any], Tensor
     names = models.list_models(module=models)
     if config.image not in names:
         raise ConfigError(f"encode.image={config.image}: torchvision has no such model; it has {', '.join(names)}")
-    if not config.image_weights:
-        raise ConfigError(
-            f"encode.image_weights is empty: encode.image={config.image} needs a file with its weights, as safetensors"
-        )
     try:
-        state = load_file(config.image_weights)
+        state = load_file(_weights_file(config))
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"encode.image_weights={config.image_weights}: is no file of safetensors ({error})") from None
     model = models.get_model(config.image, weights=None)
@@ -123,11 +144,33 @@ def _find_picture(directory: Path, raw_item_id: str | None) -> Path | None:
 
 
 def _read_picture(path: Path) -> Any:
-    """A PIL image in RGB, turned upright. Raises OSError, ValueError or SyntaxError for what is none or is far too large."""
+    """A PIL image in RGB, turned upright where it says how, or a Mistake for what is no picture or is far too large."""
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as picture:
-            return ImageOps.exif_transpose(picture).convert("RGB")
-    except Image.DecompressionBombError as error:
-        raise ValueError(str(error)) from None
+        # Some formats that PIL knows are programs, which it hands to an interpreter.
+        with Image.open(path, formats=_FORMATS) as picture:
+            try:
+                upright = ImageOps.exif_transpose(picture)
+            except Exception:  # notes that are damaged, in a picture that need not be
+                upright = picture
+            return upright.convert("RGB")
+    except Exception as error:  # whatever a damaged file makes PIL raise
+        reason = str(error).replace(f" {str(path)!r}", "") or type(error).__name__
+        return Mistake(f"is no picture that can be read ({reason})")
+
+
+def _weights_file(config: EncodeConfig) -> Path:
+    if not config.image_weights:
+        raise ConfigError(
+            f"encode.image_weights is empty: encode.image={config.image} needs a file with its weights, as safetensors"
+        )
+    if not Path(config.image_weights).is_file():
+        raise ConfigError(f"encode.image_weights={config.image_weights}: no such file; it holds the weights as safetensors")
+    return Path(config.image_weights)
+
+
+def _picture_directory(config: EncodeConfig) -> Path:
+    if not config.image_dir or not Path(config.image_dir).is_dir():
+        raise ConfigError(f"encode.image_dir={config.image_dir}: no such directory; it holds one picture per item id")
+    return Path(config.image_dir)

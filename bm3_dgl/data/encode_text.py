@@ -36,6 +36,13 @@ def encode_text(items: Column, target: Path, config: EncodeConfig, dtype: np.dty
     return write_rows(items, "text", target, SentenceEncoder(config.text), dtype)
 
 
+def text_settings(config: EncodeConfig) -> dict[str, str]:
+    """Key -> value of what decides about the rows. Raises ConfigError for a model that is not there."""
+    if config.text in _PACKAGED:
+        return {"encode.text": config.text}
+    return {"encode.text": f"{config.text} {_directory_hash(_model_directory(config.text))[:16]}"}
+
+
 class SentenceEncoder:
     """A sentence-transformers model by name or local path."""
 

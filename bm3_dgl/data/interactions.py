@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bm3_dgl.config.schema import DataConfig, Repeats, SplitMethod
+from bm3_dgl.config.schema import DataConfig, DataFormat, Repeats, SplitMethod
 from bm3_dgl.data.blocks import SourceReader
 from bm3_dgl.data.columns import whole_column
 from bm3_dgl.data.kcore import distinct, drop_repeats, k_core, renumber
@@ -64,6 +64,8 @@ def read_interactions(source: RawSource, scratch: Path, *, skip: bool) -> Result
                 files[name].write(np.asarray(numbers, _COLUMNS[name]).data)
     if complete == 0:
         what = "has no interaction" if rows == 0 else f"has {rows} rows, each with a missing field"
+        if mistakes.count:
+            what += f", and {mistakes.count} bad ones were skipped, the first for: {mistakes.listed[0]['reason']}"
         raise DataError(f"{source.interactions[0]}: {what}; expected {', '.join(source.columns.names)}")
     users.save(scratch / _USERS)
     items.save(scratch / _ITEMS)
@@ -124,7 +126,7 @@ def _drop(read: Result, columns: dict[str, np.ndarray], alive: np.ndarray, confi
     if times is not None:
         drop_repeats(users, items, times, alive)
     note("duplicates")
-    if config.repeats is Repeats.first:
+    if repeats_of(config) is Repeats.first:
         drop_repeats(users, items, None, alive)
         note("repeats")
     rounds = k_core(users, items, alive, k=config.k_core, num_users=num_users, num_items=num_items)
@@ -136,6 +138,11 @@ def _drop(read: Result, columns: dict[str, np.ndarray], alive: np.ndarray, confi
             f" all have fewer than data.k_core={config.k_core} sooner or later; lower it"
         )
     return steps
+
+
+def repeats_of(config: DataConfig) -> Repeats:
+    """What data.repeats=null stands for."""
+    return config.repeats or (Repeats.first if config.format is DataFormat.tables else Repeats.keep)
 
 
 def _schema(columns: Collection[str]) -> pa.Schema:

@@ -141,16 +141,20 @@ def read_items(source: RawSource, item_ids: Path, scratch: Path, *, skip: bool) 
 def write_items(table: ItemTable, target: Path, found: dict[str, np.ndarray]) -> Result:
     """Write items.parquet of a dataset: the columns of `table`, has_text and has_image.
 
-    found: modality -> bool (num_items,), items with a row of their own. Result: how many have a text, an image.
+    found: modality -> bool (num_items,), items with a row of their own. has_image is null without a modality `visual` or
+    `image`. Result: how many have a text, an image.
     """
-    pictured = found.get("visual", np.zeros(table.num_items, np.bool_)) | found.get("image", False)
+    pictures = [found[name] for name in ("visual", "image") if name in found]  # the modalities that are of pictures
+    pictured = np.any(pictures, axis=0) if pictures else None
     schema = pa.schema([*ITEM_SCHEMA, ("has_text", pa.bool_()), ("has_image", pa.bool_())])
     counts, begin = {"text": 0, "image": 0}, 0
     with pq.ParquetWriter(target, schema) as writer:
         for batch in pq.ParquetFile(table.path).iter_batches(_TOGETHER):
-            has_text, has_image = batch["text"].is_valid(), pa.array(pictured[begin : begin + len(batch)])
+            has_text, has_image = batch["text"].is_valid(), pa.nulls(len(batch), pa.bool_())
+            if pictured is not None:
+                has_image = pa.array(pictured[begin : begin + len(batch)])
+                counts["image"] += has_image.true_count
             writer.write_table(pa.table([*batch.columns, has_text, has_image], schema=schema))
             counts["text"] += has_text.true_count
-            counts["image"] += has_image.true_count
             begin += len(batch)
     return counts

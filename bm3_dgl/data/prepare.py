@@ -12,6 +12,7 @@ from bm3_dgl.config.schema import DataConfig, DataFormat, JobConfig
 from bm3_dgl.data import mmrec, shop
 from bm3_dgl.data.dataset import MANIFEST, Dataset, RawDataset, open_dataset, write_dataset
 from bm3_dgl.data.prepare_raw import RAW_FORMATS, difference, find_source, make_dataset, modalities_of
+from bm3_dgl.data.work import clear_published
 from bm3_dgl.errors import ConfigError, DataError
 from bm3_dgl.log import logger
 
@@ -28,6 +29,7 @@ def prepare(config: JobConfig) -> Dataset:
     directory = Path(data.dir)
     if is_there := _holds_dataset(directory):
         dataset = open_dataset(directory)
+        clear_published(directory)
         _check_origin(dataset, config)
         _check_modalities(data, dataset.modalities, str(directory))
     elif data.format in RAW_FORMATS:
@@ -47,6 +49,8 @@ def prepare(config: JobConfig) -> Dataset:
 def _holds_dataset(directory: Path) -> bool:
     """Whether a dataset is there; False where one can be put. Raises DataError where neither is so."""
     try:
+        if directory.is_symlink() and not directory.exists():
+            raise DataError(f"{directory}: a link to nowhere; choose another data.dir")
         if not directory.exists() or not any(directory.iterdir()):
             return False
     except OSError as error:

@@ -18,10 +18,11 @@ import numpy as np
 from bm3_dgl.config.fields import spell
 from bm3_dgl.config.schema import DataFormat, JobConfig, OnError, SplitMethod
 from bm3_dgl.data.amazon import find_amazon
-from bm3_dgl.data.dataset import Dataset, open_dataset, write_manifest
+from bm3_dgl.data.dataset import SKIPPED, Dataset, open_dataset, write_manifest
 from bm3_dgl.data.feature_rows import found_file, write_features
-from bm3_dgl.data.interactions import ITEM_IDS, filter_interactions, read_interactions
+from bm3_dgl.data.interactions import ITEM_IDS, filter_interactions, read_interactions, repeats_of
 from bm3_dgl.data.items import ItemTable, read_items, write_items
+from bm3_dgl.data.mistakes import Mistakes
 from bm3_dgl.data.origin import is_same_file
 from bm3_dgl.data.raw import RawSource
 from bm3_dgl.data.tables import find_tables
@@ -112,11 +113,18 @@ def difference(origin: dict[str, Any], config: JobConfig, source: RawSource) -> 
 def settings_of(config: JobConfig, source: RawSource) -> dict[str, Any]:
     """Key -> value of everything in the configuration that decides what comes out."""
     settings: dict[str, Any] = {f"data.{name}": spell(getattr(config.data, name)) for name in _DECISIVE}
+    settings["data.repeats"] = repeats_of(config.data).name
     settings |= {key: value if isinstance(value, dict) else spell(value) for key, value in source.settings.items()}
     settings["modalities"] = modalities_of(config, source)
-    for name in ("text", "image"):
-        if name in settings["modalities"] and name not in source.features:
-            settings[f"encode.{name}"] = getattr(config.encode, name)
+    encoded = [name for name in settings["modalities"] if name not in source.features]
+    if "text" in encoded:
+        from bm3_dgl.data.encode_text import text_settings  # late: see _encode
+
+        settings |= text_settings(config.encode)
+    if "image" in encoded:
+        from bm3_dgl.data.encode_image import image_settings
+
+        settings |= image_settings(config.encode)
     return settings
 
 
@@ -134,7 +142,7 @@ def _run_passes(config: JobConfig, source: RawSource, work: Work, settings: dict
         features[modality] = {"shape": list(rows.shape), "dtype": str(rows.dtype), "found": int(found.sum())}
     founds = {name: np.load(found_file(_target(work, name)), allow_pickle=False) for name in features}
     shares = write_items(ItemTable(scratch / "items.parquet"), dataset / "items.parquet", founds)
-    _write_skipped(dataset / "skipped.jsonl", results)
+    _write_skipped(dataset / SKIPPED, results)
     last = kept["steps"][-1]
     names = ("users", "items", "interactions", *(split.name for split in Split))
     write_manifest(
@@ -158,14 +166,17 @@ def _make_features(config: JobConfig, source: RawSource, work: Work, modality: s
         return write_features(source, modality, known, target, dtype=dtype, skip=skip)
 
     def encoded() -> Result:
-        found = _encode(modality, ItemTable(work.scratch / "items.parquet"), target, config, dtype)
+        mistakes = Mistakes(config.data.on_error is OnError.skip)
+        found = _encode(modality, ItemTable(work.scratch / "items.parquet"), target, config, dtype, mistakes)
         np.save(found_file(target), found)
-        return {}
+        return mistakes.as_result()
 
     return work.run(_FEATURES + modality, ready_made if modality in source.features else encoded)
 
 
-def _encode(modality: str, items: ItemTable, target: Path, config: JobConfig, dtype: np.dtype) -> np.ndarray:
+def _encode(
+    modality: str, items: ItemTable, target: Path, config: JobConfig, dtype: np.dtype, mistakes: Mistakes
+) -> np.ndarray:
     """Rows by an encoder; bool (num_items,): which items have one of their own."""
     if modality == "text":
         from bm3_dgl.data.encode_text import encode_text  # late: encoders bring torch and their models
@@ -173,7 +184,7 @@ def _encode(modality: str, items: ItemTable, target: Path, config: JobConfig, dt
         return encode_text(items, target, config.encode, dtype)
     from bm3_dgl.data.encode_image import encode_image
 
-    return encode_image(items, target, config.encode, dtype, on_error=config.data.on_error)
+    return encode_image(items, target, config.encode, dtype, mistakes)
 
 
 def _target(work: Work, modality: str) -> Path:
@@ -214,7 +225,7 @@ def _warnings(
         warnings.append(f"interactions with a missing field: {missing} of {read['interactions']}; left out")
     for name, result in results.items():
         if result.get("skipped"):
-            warnings.append(f"{name}: bad lines or records skipped: {result['skipped']}; listed in skipped.jsonl")
+            warnings.append(f"{name}: bad lines or records skipped: {result['skipped']}; listed in {SKIPPED}")
     if source.items and items["found"] < last["items"]:
         warnings.append(
             f"items without a record in {source.items[0].name}: {last['items'] - items['found']} of {last['items']}"
@@ -226,6 +237,9 @@ def _warnings(
     for name, entry in features.items():
         if entry["found"] < last["items"]:
             warnings.append(f"{name}: items without a row of their own: {last['items'] - entry['found']}; they have the mean")
+    for split in Split:
+        if last[split.name] == 0:
+            warnings.append(f"no interaction is in {split.name}")
     if kept["trainless"]:
         warnings.append(f"users without a train interaction: {kept['trainless']}; left out of evaluation")
     return warnings

@@ -36,7 +36,7 @@ def write_report(directory: Path) -> Path:
     text = _page(open_dataset(directory))
     path, part = directory / PAGE, directory / f".{PAGE}.tmp"
     try:
-        part.write_text(text, encoding="utf-8")
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
         part.replace(path)
     except OSError as error:
         part.unlink(missing_ok=True)

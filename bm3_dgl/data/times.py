@@ -10,15 +10,29 @@ from bm3_dgl.data.mistakes import Mistake
 
 _PER_SECOND = {TimeUnit.s: 1, TimeUnit.ms: 1_000, TimeUnit.us: 1_000_000, TimeUnit.ns: 1_000_000_000}
 _SECONDS_BELOW = 100_000_000_000  # as seconds the year 5138, as milliseconds 1973
+_EARLIEST, _LATEST = -2_208_988_800_000, 7_258_118_400_000  # ms: the years 1900 and 2200
 
 
 def milliseconds(times: pa.Array, unit: TimeUnit | None) -> pa.Array:
     """int64 milliseconds; null stays null. unit: of numbers; None: seconds, or milliseconds where they are that large.
 
-    Raises Mistake where not every value is a time.
+    Raises Mistake where not every value is a time of the years 1900 to 2199.
     """
+    made = _milliseconds(times, unit)
+    outside = pc.or_(pc.less(made, _EARLIEST), pc.greater_equal(made, _LATEST))
+    if pc.any(outside).as_py():
+        value = times.filter(outside)[0].as_py()
+        raise Mistake(f"the time {value} is not of the years 1900 to 2199; check its unit, see tables.time_unit")
+    return made
+
+
+def _milliseconds(times: pa.Array, unit: TimeUnit | None) -> pa.Array:
+    if pa.types.is_dictionary(times.type):
+        times = times.cast(times.type.value_type)
     kind = times.type
     try:
+        if pa.types.is_null(kind):
+            return times.cast(pa.int64())
         if pa.types.is_string(kind) or pa.types.is_large_string(kind):
             times = _parsed(times)
             kind = times.type
@@ -34,13 +48,13 @@ def milliseconds(times: pa.Array, unit: TimeUnit | None) -> pa.Array:
 
 
 def _parsed(times: pa.Array) -> pa.Array:
-    for kind in (pa.int64(), pa.float64(), pa.timestamp("ms")):
+    for kind in (pa.int64(), pa.float64(), pa.timestamp("ns")):  # ns: as many digits as there may be
         try:
             return times.cast(kind)
         except pa.ArrowInvalid:
             continue
     try:
-        return times.cast(pa.timestamp("ms", "UTC")).cast(pa.timestamp("ms"))
+        return times.cast(pa.timestamp("ns", "UTC")).cast(pa.timestamp("ns"))
     except pa.ArrowInvalid:
         raise Mistake("not a time; expected a number or ISO 8601, such as 2014-07-23 18:30:00") from None
 
@@ -55,10 +69,9 @@ def _from_integers(times: pa.Array, unit: TimeUnit | None) -> pa.Array:
 
 
 def _from_seconds_with_fraction(times: pa.Array, unit: TimeUnit | None) -> pa.Array:
-    if not pc.all(pc.is_finite(times)).as_py():  # nulls are skipped
-        if len(times):
-            raise Mistake("a time that is not a finite number")
-        return times.cast(pa.int64())
+    times = pc.if_else(pc.is_nan(times), pa.scalar(None, times.type), times)
+    if pc.any(pc.is_inf(times)).as_py():
+        raise Mistake("a time that is not a finite number")
     if unit is None:
         scaled = pc.if_else(pc.less(pc.abs(times), _SECONDS_BELOW), pc.multiply(times, 1000.0), times)
     else:

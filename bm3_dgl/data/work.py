@@ -38,6 +38,7 @@ class Work:
         self._digest = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
         self._done = self._read()
         if self._done is None:
+            self._file.unlink(missing_ok=True)  # first: it must not vouch for what is half removed
             for path in (self.dataset, self.scratch):
                 shutil.rmtree(path, ignore_errors=True)
             self._done = {}
@@ -56,13 +57,22 @@ class Work:
             self._write()
         return self._done[name]
 
+    def forget(self) -> None:
+        """A later call begins anew."""
+        self._file.unlink()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no pass has ended yet."""
+        return not self._done
+
     def _read(self) -> dict[str, Result] | None:
-        """The passes that are done; None where there are none, or where something else was made."""
+        """The passes that are done; None where there are none, where something else was made, or where it has its name."""
         try:
             found = json.loads(self._file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        if not isinstance(found, dict) or found.get("plan") != self._digest:
+        if not isinstance(found, dict) or found.get("plan") != self._digest or not self.dataset.is_dir():
             return None
         return found["done"]
 
@@ -78,15 +88,17 @@ def work_on(target: Path, plan: Result) -> Iterator[Work]:
 
     Raises DataError when another process works on it, or when nothing can be written there.
     """
-    directory = target.with_name(f".{target.name}.work")
+    directory = work_directory(target)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT)
     except OSError as error:
         raise DataError(f"{directory}: cannot be written ({error.strerror or error}); choose another data.dir") from None
+    work = None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield Work(directory, plan)
+        work = Work(directory, plan)
+        yield work
     except BlockingIOError:
         raise DataError(f"{directory}: another process is preparing this dataset; wait for it") from None
     except OSError as error:
@@ -95,10 +107,24 @@ def work_on(target: Path, plan: Result) -> Iterator[Work]:
             f"{where}: cannot be written ({error.strerror or error}); free space or choose another data.dir"
         ) from None
     finally:
+        if work is not None and work.is_empty:  # nothing to go on from
+            shutil.rmtree(directory, ignore_errors=True)
         os.close(lock)
 
 
 def publish(work: Work, target: Path) -> None:
     """Give the finished dataset its name, and take the rest away."""
+    work.forget()
     work.dataset.rename(target)
     shutil.rmtree(work.directory, ignore_errors=True)
+
+
+def clear_published(target: Path) -> None:
+    """Take away what a process that was killed right after publishing `target` left beside it."""
+    directory = work_directory(target)
+    if directory.is_dir() and not (directory / "dataset").exists():
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def work_directory(target: Path) -> Path:
+    return target.with_name(f".{target.name}.work")

@@ -6,12 +6,12 @@ missing is left out. HTML entities are unescaped, white space is folded.
 
 from __future__ import annotations
 
-import html
 from typing import Any
 
 from bm3_dgl.data.columns import shown
 from bm3_dgl.data.mistakes import Mistake
 from bm3_dgl.data.raw import Item
+from bm3_dgl.data.texts import folded
 
 Entry = dict[str, Any]
 
@@ -39,11 +39,6 @@ def item_2023(entry: Entry) -> Item:
     first = images[0] if images else {}
     address = first.get("large") or first.get("hi_res") or first.get("thumb")
     return _item(entry, brand="store", path=path, image=_text("images", address))
-
-
-def folded(text: str) -> str | None:
-    """Text with HTML entities unescaped and white space folded; None where nothing is left."""
-    return " ".join(html.unescape(text).split()) or None
 
 
 def _item(entry: Entry, *, brand: str, path: list[str], image: str | None) -> Item:

@@ -19,7 +19,7 @@ from typing import Protocol
 
 import numpy as np
 
-from bm3_dgl.data.features import fill_with_mean
+from bm3_dgl.data.features import fill_with_mean, new_rows
 from bm3_dgl.data.progress import Progress
 from bm3_dgl.errors import DataError
 from bm3_dgl.log import logger
@@ -79,26 +79,6 @@ def write_rows(items: Column, column: str, target: Path, encoder: Encoder, dtype
     found_file.unlink()
     _progress(target).unlink()
     return found
-
-
-def new_rows(path: Path, shape: tuple[int, int], dtype: np.dtype) -> np.memmap:
-    """A new .npy file of zeros, mapped for writing. Raises DataError where the disk has no room for all of it.
-
-    All its blocks are taken now: a disk that is found full while a mapped row is written kills the process.
-    """
-    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
-    try:
-        with open(path, "wb") as file:
-            np.lib.format.write_array_header_1_0(file, header)
-            file.flush()
-            os.posix_fallocate(file.fileno(), file.tell(), max(1, shape[0] * shape[1] * np.dtype(dtype).itemsize))
-    except OSError as error:
-        path.unlink(missing_ok=True)
-        raise DataError(
-            f"{path}: no room for {shape[0]} rows of {shape[1]} {np.dtype(dtype).name} ({error.strerror}); "
-            "free space, choose another data.dir, or set data.feature_dtype=float16"
-        ) from None
-    return np.lib.format.open_memmap(path, mode="r+")
 
 
 def _open_part(target: Path, shape: tuple[int, int], dtype: np.dtype, identity: str) -> tuple[np.memmap, Path]:

@@ -2,11 +2,12 @@
 
 In: a .npy file, float16, float32 or float64, of any byte order and layout. Out: float32 (num_items, width), C order.
 A file that holds just that is mapped as it is; any other is converted, one block at a time, into an unnamed temporary
-file. So memory stays at one block, whatever the size of the file.
+file. So memory stays at one block, whatever the size of the file. New files of rows are made here too.
 """
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,6 +71,26 @@ def checked_float32(path: Path, mapped: np.ndarray) -> np.ndarray:
         raise DataError(
             f"{path}: cannot be converted to float32 ({error.strerror or error}); set TMPDIR to a larger disk"
         ) from None
+
+
+def new_rows(path: Path, shape: tuple[int, int], dtype: np.dtype) -> np.memmap:
+    """A new .npy file of zeros, mapped for writing. Raises DataError where the disk has no room for all of it.
+
+    All its blocks are taken now: a disk that is found full while a mapped row is written kills the process.
+    """
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+    try:
+        with open(path, "wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            file.flush()
+            os.posix_fallocate(file.fileno(), file.tell(), max(1, shape[0] * shape[1] * np.dtype(dtype).itemsize))
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise DataError(
+            f"{path}: no room for {shape[0]} rows of {shape[1]} {np.dtype(dtype).name} ({error.strerror}); "
+            "free space, choose another data.dir, or set data.feature_dtype=float16"
+        ) from None
+    return np.lib.format.open_memmap(path, mode="r+")
 
 
 def fill_with_mean(rows: np.ndarray, found: np.ndarray) -> None:

@@ -22,7 +22,7 @@ _SEED = 20_220_705  # of what is drawn for show; another draw shows other exampl
 
 @dataclass(frozen=True)
 class Interactions:
-    """user_degrees, item_degrees: int64 (num_users,), (num_items,), of all splits; trained_*: of train alone.
+    """user_degrees, item_degrees: int64 (num_users,), (num_items,), of all splits; trained_items: of train alone.
 
     split_users: users with a row in the split. times: ms since 1970 of the borders of bins, and rows in them; None
     where the dataset has no times. together: int32 (n, 2), pairs of items that one user has in train.
@@ -30,7 +30,6 @@ class Interactions:
 
     user_degrees: np.ndarray
     item_degrees: np.ndarray
-    trained_users: np.ndarray
     trained_items: np.ndarray
     split_users: dict[Split, int]
     times: tuple[np.ndarray, np.ndarray] | None
@@ -72,7 +71,7 @@ class Modality:
 def survey_interactions(dataset: Dataset) -> Interactions:
     """One pass over interactions.parquet; a second over the times where there are any."""
     user_degrees, item_degrees = np.zeros(dataset.num_users, np.int64), np.zeros(dataset.num_items, np.int64)
-    trained_users, trained_items = np.zeros_like(user_degrees), np.zeros_like(item_degrees)
+    trained_items = np.zeros_like(item_degrees)
     seen = {split: np.zeros(dataset.num_users, bool) for split in Split}
     sample: list[np.ndarray] = []
     every = max(1, dataset.num_users // _PAIRS)
@@ -81,7 +80,6 @@ def survey_interactions(dataset: Dataset) -> Interactions:
         train = splits == Split.train
         user_degrees += np.bincount(users, minlength=dataset.num_users)
         item_degrees += np.bincount(items, minlength=dataset.num_items)
-        trained_users += np.bincount(users[train], minlength=dataset.num_users)
         trained_items += np.bincount(items[train], minlength=dataset.num_items)
         for split, mask in seen.items():
             mask[users[splits == split]] = True
@@ -90,7 +88,6 @@ def survey_interactions(dataset: Dataset) -> Interactions:
     return Interactions(
         user_degrees=user_degrees,
         item_degrees=item_degrees,
-        trained_users=trained_users,
         trained_items=trained_items,
         split_users={split: int(mask.sum()) for split, mask in seen.items()},
         times=_times(dataset),

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from bm3_dgl.config.schema import EncodeConfig
-from bm3_dgl.data.encode import new_rows, write_rows
+from bm3_dgl.data.encode import write_rows
 from bm3_dgl.data.encode_image import encode_image
 from bm3_dgl.data.encode_text import encode_text
+from bm3_dgl.data.features import new_rows
 from bm3_dgl.errors import ConfigError, DataError
 
 

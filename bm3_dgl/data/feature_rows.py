@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from bm3_dgl.data.blocks import SourceReader
-from bm3_dgl.data.encode import new_rows
-from bm3_dgl.data.features import fill_with_mean
+from bm3_dgl.data.features import fill_with_mean, new_rows
 from bm3_dgl.data.mistakes import Mistakes
 from bm3_dgl.data.progress import Progress
 from bm3_dgl.data.raw import FeatureRows, RawSource
@@ -55,18 +54,18 @@ def found_file(target: Path) -> Path:
 
 
 def _usable(some: FeatureRows, found: np.ndarray, dtype: np.dtype, mistakes: Mistakes) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of the rows that are the first of their item and finite, int64 (c,), and those rows as `dtype`."""
+    """Positions of the rows that are finite and the first such of their item, int64 (c,), and those rows as `dtype`."""
     with np.errstate(over="ignore"):
-        values = some.rows.astype(dtype)
+        values = some.rows.astype(dtype, copy=False)
     finite = np.isfinite(values).all(axis=1)
-    _, first = np.unique(some.indices, return_index=True)
-    fresh = np.zeros(len(some.indices), np.bool_)
-    fresh[first] = True
-    fresh &= ~found[some.indices]
-    for position in np.flatnonzero(~(finite & fresh)).tolist():
-        reason = "a value that is not finite" if fresh[position] else "its item has a record before; expected one"
-        if fresh[position] and np.isfinite(some.rows[position]).all():
+    places = np.flatnonzero(finite & ~found[some.indices])
+    _, first = np.unique(some.indices[places], return_index=True)
+    chosen = np.sort(places[first])
+    others = np.ones(len(values), np.bool_)
+    others[chosen] = False
+    for position in np.flatnonzero(others).tolist():
+        reason = "its item has a record before; expected one" if finite[position] else "a value that is not finite"
+        if not finite[position] and np.isfinite(some.rows[position]).all():
             reason = f"a value that is too large for {dtype}; set data.feature_dtype=float32"
         mistakes.at(some.path, "record", int(some.numbers[position]), reason)
-    chosen = np.flatnonzero(finite & fresh)
     return chosen, values[chosen]

@@ -1,8 +1,11 @@
 """A shop's own tables: interactions, items and features, in one file or many of each.
 
 Interactions come from data.interactions, items from tables.items; both are files or patterns below data.source. Features
-(data.features) are, per modality, a column of lists of the item tables, a pattern of their number columns (`f_*`), or a
-.npy or .safetensors file with a row for each record of the item tables, in their order.
+(data.features) are, per modality, a column of lists of the item tables, a pattern of their number columns (`f_*`), or
+.npy or .safetensors files that together have a row for each record of the item tables, in their order.
+
+Ids are text in the end. The interaction files have to agree whether they are numbers or text (CSV has only text and goes
+with either), and so do the item tables; between the two, 1 and "1" are the same item.
 """
 
 from __future__ import annotations
@@ -15,20 +18,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from safetensors import SafetensorError, safe_open
+import pyarrow.compute as pc
 
 from bm3_dgl.config.schema import DataConfig, TablesConfig
-from bm3_dgl.data.amazon_items import folded
 from bm3_dgl.data.blocks import SourceReader
 from bm3_dgl.data.columns import InteractionColumns, Shape, check_names, whole_column
-from bm3_dgl.data.features import map_features
 from bm3_dgl.data.mistakes import Mistakes
 from bm3_dgl.data.raw import FeatureRows, Item, ItemRecord, RawSource
-from bm3_dgl.data.table_files import column_names, find_files, read_table
-from bm3_dgl.data.table_shapes import ListColumn, NumberColumns, TextColumns
+from bm3_dgl.data.row_files import ROW_FILES, RowFiles
+from bm3_dgl.data.table_files import check_id_kinds, column_names, find_files, read_table
+from bm3_dgl.data.table_shapes import FeatureShape, ListColumn, NumberColumns, TextColumns
+from bm3_dgl.data.texts import folded
 from bm3_dgl.errors import ConfigError, DataError
-
-_FILES = (".npy", ".safetensors")
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class TableSource(RawSource):
         return InteractionColumns(tables.user, tables.item, tables.time, tables.weight, tables.time_unit, tables.split)
 
     def interaction_tables(self, path: Path, reader: SourceReader, mistakes: Mistakes) -> Iterator[pa.Table]:
-        yield from read_table(path, self.columns, reader, mistakes)
+        for _, table in read_table(path, self.columns, reader, mistakes):
+            yield table
 
     def item_records(
         self, path: Path, reader: SourceReader, mistakes: Mistakes, known: Mapping[str, int]
@@ -61,37 +63,39 @@ class TableSource(RawSource):
     def feature_rows(
         self, modality: str, reader: SourceReader, mistakes: Mistakes, known: Mapping[str, int]
     ) -> Iterator[FeatureRows]:
-        if self.named[modality].endswith(_FILES):
+        if self.named[modality].endswith(ROW_FILES):
             yield from self._rows_by_position(modality, reader, known)
             return
-        shape = _feature_shape(modality, self.named[modality], _key(self.tables), self.items[0])
+        shape = _feature_shape(self.named[modality], _key(self.tables), self.items[0])
         width = None
         for path in self.items:
-            number = 1
-            for table in read_table(path, shape, reader, mistakes):
+            for number, table in read_table(path, shape, reader, _met_before()):
                 some = _matrix(table, known, number, path, mistakes, width)
-                number += table.num_rows
                 if some is not None:
                     width = some.rows.shape[1]
                     yield some
 
     def _rows_by_position(self, modality: str, reader: SourceReader, known: Mapping[str, int]) -> Iterator[FeatureRows]:
-        """Rows of a file that go by the position of the item's record in the item tables."""
-        path = self.features[modality][0]
-        rows = _open_rows(path, modality)
-        for _ in reader.pieces(path):  # for its hash
-            pass
-        begin, quiet = 0, Mistakes(skip=True)  # the tables' own mistakes were met in the pass before
+        """Rows of files that go by the position of the item's record in the item tables."""
+        paths, shape = self.features[modality], TextColumns(_key(self.tables))
+        rows = RowFiles(paths, modality)
+        for path in paths:
+            for _ in reader.pieces(path):  # for its hash
+                pass
+        begin, met = 0, _met_before()
         for table_path in self.items:
-            for table in read_table(table_path, TextColumns(_key(self.tables)), SourceReader(lambda _: None), quiet):
+            for _, table in read_table(table_path, shape, SourceReader(lambda _: None), met):
                 indices = _indices(table["id"], known)
-                wanted = np.flatnonzero(indices >= 0)
-                if begin + len(indices) <= len(rows):
-                    chosen = np.asarray(rows[begin : begin + len(indices)])[wanted]
-                    yield FeatureRows(indices[wanted], chosen, begin + wanted + 1, path)
+                for block in rows.blocks(begin, begin + len(indices)):
+                    own = indices[block.begin - begin :][: len(block.rows)]
+                    wanted = np.flatnonzero(own >= 0)
+                    yield FeatureRows(own[wanted], block.rows[wanted], block.number + wanted, block.path)
                 begin += len(indices)
+        named = f"{paths[0]}" if len(paths) == 1 else f"{paths[0]} to {paths[-1].name}"
+        if met.count:
+            raise DataError(f"{named}: rows go by position, and records of the item tables are skipped: {met.count}; mend them")
         if begin != len(rows):
-            raise DataError(f"{path}: has {len(rows)} rows, the item tables have {begin} records; expected a row for each")
+            raise DataError(f"{named}: has {len(rows)} rows, the item tables have {begin} records; expected a row for each")
 
 
 def find_tables(data: DataConfig, tables: TablesConfig) -> TableSource:
@@ -104,10 +108,12 @@ def find_tables(data: DataConfig, tables: TablesConfig) -> TableSource:
     chosen = list(data.features) if data.modalities is None else [name for name in data.modalities if name in data.features]
     if not items and (chosen or tables.title or tables.text or tables.category or tables.image):
         raise ConfigError("tables.items is empty: titles, texts and features need the table of the items")
+    check_id_kinds(interactions, [tables.user, tables.item])
+    check_id_kinds(items, [_key(tables)])
     features = {}
     for modality in chosen:
         named = data.features[modality]
-        is_file = named.endswith(_FILES)
+        is_file = named.endswith(ROW_FILES)
         features[modality] = find_files(source, named, f"data.features.{modality}", any_ending=True) if is_file else items
     settings = {key: value.name if key == "time_unit" else value for key, value in asdict(tables).items()}
     settings["features"] = {modality: data.features[modality] for modality in chosen}
@@ -118,19 +124,22 @@ def _key(tables: TablesConfig) -> str:
     return tables.item_key or tables.item
 
 
+def _met_before() -> Mistakes:
+    """For bad lines and ids of item tables in a pass over features: the pass over items has told of them already."""
+    return Mistakes(skip=True)
+
+
 def _known_records(
     path: Path, shape: Shape, reader: SourceReader, mistakes: Mistakes, known: Mapping[str, int]
 ) -> Iterator[tuple[int, int, dict[str, Any]]]:
     """Record number (from 1), item index and fields of the records of known items."""
-    number = 1
-    for table in read_table(path, shape, reader, mistakes):
+    for number, table in read_table(path, shape, reader, mistakes):
         indices = _indices(table["id"], known)
         for position in np.flatnonzero(~table["id"].is_valid().to_numpy()).tolist():
             mistakes.at(path, "record", number + position, f"{shape.names[0]} is missing; every item needs one")
         wanted = np.flatnonzero(indices >= 0)
         for position, record in zip(wanted.tolist(), table.take(wanted).to_pylist(), strict=True):
             yield number + position, int(indices[position]), record
-        number += table.num_rows
 
 
 def _indices(ids: pa.ChunkedArray, known: Mapping[str, int]) -> np.ndarray:
@@ -138,7 +147,7 @@ def _indices(ids: pa.ChunkedArray, known: Mapping[str, int]) -> np.ndarray:
     return np.array([known.get(raw, -1) for raw in ids.to_pylist()], np.int64)
 
 
-def _feature_shape(modality: str, named: str, key: str, path: Path) -> Shape:
+def _feature_shape(named: str, key: str, path: Path) -> FeatureShape:
     """What data.features.<modality> means in the item tables."""
     have = column_names(path)
     if named in have:
@@ -154,8 +163,10 @@ def _matrix(
 ) -> FeatureRows | None:
     """The rows of known items, all of one width; None where there is none. Null rows are as if not there."""
     indices = _indices(table["id"], known)
-    rows = whole_column(table, "row")
-    lengths = np.array([-1 if length is None else length for length in rows.value_lengths().to_pylist()], np.int64)
+    rows, wrong = whole_column(table, "row"), whole_column(table, "wrong")
+    for position in np.flatnonzero((indices >= 0) & wrong.is_valid().to_numpy(zero_copy_only=False)).tolist():
+        mistakes.at(path, "record", number + position, wrong[position].as_py())
+    lengths = pc.fill_null(pc.list_value_length(rows), -1).to_numpy()
     wanted = np.flatnonzero((indices >= 0) & (lengths >= 0))
     if width is None and len(wanted):
         width = int(lengths[wanted[0]])
@@ -164,39 +175,6 @@ def _matrix(
     wanted = wanted[lengths[wanted] == width]
     if not width or not len(wanted):
         return None
-    values = rows.take(pa.array(wanted)).flatten().to_numpy(zero_copy_only=False)
+    chosen = rows if len(wanted) == len(rows) else rows.take(pa.array(wanted))
+    values = chosen.flatten().to_numpy(zero_copy_only=False)
     return FeatureRows(indices[wanted], values.reshape(-1, width), number + wanted, path)
-
-
-def _open_rows(path: Path, modality: str) -> Any:
-    """Rows of a .npy or .safetensors file, read as they are sliced: (rows, width)."""
-    if path.suffix == ".npy":
-        return map_features(path)
-    try:
-        file = safe_open(str(path), "numpy")
-        names = list(file.keys())
-        if modality not in names and len(names) != 1:
-            raise DataError(
-                f"{path}: its tensors are {', '.join(sorted(names)) or 'none'}; expected one, or one called {modality}"
-            )
-        rows = _TensorRows(file, modality if modality in names else names[0])
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"{path}: cannot be read as safetensors ({str(error).splitlines()[0]})") from None
-    if rows.kind not in ("F16", "F32", "F64") or len(rows.shape) != 2 or rows.shape[1] < 1:
-        raise DataError(f"{path}: holds {rows.kind} {rows.shape}; expected F16, F32 or F64 (records, width)")
-    return rows
-
-
-class _TensorRows:
-    """A tensor of a safetensors file, of which only the rows asked for are read."""
-
-    def __init__(self, file: Any, name: str) -> None:
-        self._file = file  # has to stay open
-        self._slice = file.get_slice(name)
-        self.shape, self.kind = self._slice.get_shape(), self._slice.get_dtype()
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows: slice) -> np.ndarray:
-        return self._slice[rows]

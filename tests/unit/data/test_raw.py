@@ -18,10 +18,13 @@ from safetensors.numpy import save_file
 from bm3_dgl.config.load import load_config
 from bm3_dgl.config.schema import EncodeConfig
 from bm3_dgl.data import blocks, prepare_raw
+from bm3_dgl.data.blocks import SourceReader
 from bm3_dgl.data.dataset import Dataset
 from bm3_dgl.data.items import ItemTable
+from bm3_dgl.data.mistakes import Mistakes
 from bm3_dgl.data.prepare import prepare
 from bm3_dgl.data.splits import held_out
+from bm3_dgl.data.tables import find_tables
 from bm3_dgl.errors import DataError
 from bm3_dgl.log import logger
 from bm3_dgl.types import Split
@@ -468,3 +471,75 @@ def test_another_source_is_refused_and_none_is_needed(source: Path) -> None:
     (source / "image_features_Baby.b").write_bytes(image_features(DUMP)[::-1])
     with pytest.raises(DataError, match=r"asked is features\.visual from .*, which differs from the"):
         made(source, "data.format=amazon2014")
+
+
+# --- features in many files, or with mistakes
+
+
+def test_feature_files_are_taken_in_order(shop: Path) -> None:
+    rows = np.array([[5, 5], [9, 9], [4, 4], [3, 3], [1, 1], [0, 0]], np.float32)
+    for number, (begin, end) in enumerate([(0, 1), (1, 5), (5, 6)]):
+        np.save(shop / f"rows{number}.npy", rows[begin:end])
+    dataset = made(shop, *SHOP, "data.features.text=rows*.npy")
+    np.testing.assert_allclose(dataset.feature("text")[:, 0], [0, 1, 13 / 5, 3, 4, 5], rtol=1e-6)
+    assert len([role for role in dataset.manifest["origin"]["files"] if role.startswith("features.text")]) == 3
+
+
+def test_a_bad_line_of_items_is_counted_once(shop: Path) -> None:
+    with open(shop / "items.csv", "a") as file:
+        file.write("\ni2,Thing\ni2,Thing 2,,1,x,-2")
+    dataset = made(shop, *SHOP, "data.features.text=f_*", "data.features.more=f_[2]", "data.on_error=skip")
+    listed = [json.loads(line) for line in (dataset.directory / "skipped.jsonl").read_text().splitlines()]
+    reasons = [entry["reason"] for entry in listed]
+    assert dataset.manifest["skipped"] == {"items": 1, "features.text": 1}
+    assert "columns; expected 6" in reasons[0] and "f_1 is 'x'; expected a number" in reasons[1]
+    np.testing.assert_allclose(dataset.feature("text")[2], [13 / 5, -13 / 5])
+    assert dataset.feature("more")[2].tolist() == [-2]
+
+
+def test_a_good_record_behind_a_bad_one_counts(shop: Path) -> None:
+    ids, rows = [f"i{item}" for item in (2, 2, 0, 1, 2)], [[np.nan], [2.0], [0.0], [1.0], [7.0]]
+    pq.write_table(pa.table({"item_id": ids, "v": rows}), shop / "items.parquet")
+    keys = ("data.format=tables", "data.interactions=log.parquet", "tables.items=items.parquet", "data.features.v=v")
+    dataset = made(shop, *keys, "data.on_error=skip")
+    assert dataset.feature("v")[:3, 0].tolist() == [0, 1, 2]
+    assert dataset.manifest["skipped"] == {"features.v": 2}
+
+
+def test_brackets_in_the_name_of_a_directory(tmp_path: Path) -> None:
+    source = tmp_path / "p3[1]"
+    source.mkdir()
+    (source / "log[1].csv").write_bytes(as_csv(columns_of(DUMP)))
+    for number, pattern in enumerate(("log[1].csv", "log*.csv")):
+        dataset = made(source, "data.format=tables", f"data.interactions={pattern}", KEEP, *COLUMNS, name=str(number))
+        assert_is_published(dataset, DUMP)
+
+
+@pytest.mark.parametrize("kind", ["lists", "fixed", "columns", "npy"])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_wide_features_are_read_in_small_blocks(tmp_path: Path, kind: str, dtype: type) -> None:
+    """24 MiB and more of numbers, of which no block takes more than 32 MiB, and none becomes wider than it was."""
+    rows_RW: np.ndarray = np.repeat((np.arange(12_000) % 1000).astype(dtype), 1024).reshape(-1, 1024)
+    columns: dict[str, object] = {"item_id": [str(number) for number in range(12_000)]}
+    values = pa.array(rows_RW.ravel())
+    named = {"lists": "v", "fixed": "v", "columns": "f_*", "npy": "rows.npy"}[kind]
+    if kind == "lists":
+        columns["v"] = pa.ListArray.from_arrays(np.arange(12_001, dtype=np.int32) * 1024, values)
+    elif kind == "fixed":
+        columns["v"] = pa.FixedSizeListArray.from_arrays(values, 1024)
+    elif kind == "columns":
+        columns |= {f"f_{place}": rows_RW[:, place] for place in range(1024)}
+    np.save(tmp_path / "rows.npy", rows_RW)
+    pq.write_table(pa.table(columns), tmp_path / "items.parquet", use_dictionary=False)
+    pq.write_table(pa.table({"user_id": ["u"], "item_id": ["1"]}), tmp_path / "log.parquet")
+    keys = ["data.interactions=log.parquet", "tables.items=items.parquet", f"data.features.v={named}"]
+    config = load_config(None, ["data.format=tables", f"data.source={tmp_path}", *keys])
+    source = find_tables(config.data, config.tables)
+    known = {str(number): number for number in range(0, 12_000, 2)}
+    begin = 0
+    for some in source.feature_rows("v", SourceReader(lambda _: None), Mistakes(skip=False), known):
+        assert some.rows.dtype == dtype and some.rows.nbytes <= 1 << 24 and len(some.rows)
+        assert (some.rows == rows_RW[::2][begin : begin + len(some.rows)]).all()
+        assert some.numbers.tolist() == [2 * place + 1 for place in range(begin, begin + len(some.rows))]
+        begin += len(some.rows)
+    assert begin == 6000

@@ -259,9 +259,9 @@ TABLES = [
     Case("global split by no time", r"data\.split=global_time: the interactions have no time", keys=("data.split=global_time",)),
     Case("cut Parquet", r"log\.parquet: cannot be read as Parquet", {"log.parquet": parquet(user_id=["u"], item_id=["i"])[:-20]}, ("data.interactions=log.parquet",)),
     Case("Parquet column", r"log\.parquet: no column 'user_id'; the nearest is 'userid'", {"log.parquet": parquet(userid=["u"], item_id=["i"])}, ("data.interactions=log.parquet",)),
-    Case("Parquet ids with fractions", r"log\.parquet, behind row 0: cannot be read \(Float value 1\.5", {"log.parquet": parquet(user_id=[1.5], item_id=["i"])}, ("data.interactions=log.parquet",)),
-    Case("Parquet ids of lists", r"log\.parquet, in rows 1 to \d+: ids of type list", {"log.parquet": parquet(user_id=[["u"]], item_id=["i"])}, ("data.interactions=log.parquet",)),
-    Case("Parquet weight infinite", r"a weight that is infinite", {"log.parquet": parquet(user_id=["u"], item_id=["i"], w=[np.inf])}, ("data.interactions=log.parquet", "tables.weight=w")),
+    Case("Parquet ids with fractions", r"log\.parquet, row 1: user_id is 1\.5; expected text or a whole number", {"log.parquet": parquet(user_id=[1.5], item_id=["i"])}, ("data.interactions=log.parquet",)),
+    Case("Parquet ids of lists", r"log\.parquet: ids of type list", {"log.parquet": parquet(user_id=[["u"]], item_id=["i"])}, ("data.interactions=log.parquet",)),
+    Case("Parquet weight infinite", r"log\.parquet, row 1: w is inf; expected a number", {"log.parquet": parquet(user_id=["u"], item_id=["i"], w=[np.inf])}, ("data.interactions=log.parquet", "tables.weight=w")),
     Case("Parquet time a truth value", r"a time of type bool", {"log.parquet": parquet(user_id=["u"], item_id=["i"], t=[True])}, ("data.interactions=log.parquet", "tables.time=t")),
     Case("mixed ids", r"log\.jsonl, line 2: user_id is 7, a int; ids of another type", {"log.jsonl": objects({"user_id": "u", "item_id": "i"}, {"user_id": 7, "item_id": "i"})}, ("data.interactions=log.jsonl",)),
     Case("JSON without the fields", r"log\.jsonl: has 1 rows, each with a missing field; expected user_id, item_id", {"log.jsonl": objects({"user": "u"})}, ("data.interactions=log.jsonl",)),
@@ -272,9 +272,9 @@ TABLES = [
     Case("item twice", r"items\.csv, record 7: 'i0' has another record before", {"items.csv": lines(*ITEMS, b"i0,Other,1,1")}, ITEM_KEYS),
     Case("items of another shop", r"items\.csv: has a record of none of the 6 items", {"items.csv": lines(ITEMS[0], b"x,Thing,1,1")}, ITEM_KEYS),
     Case("no such feature", r"items\.csv: no column 'f_3'; the nearest is 'f_2'", keys=(*ITEM_KEYS, "data.features.text=f_3")),
-    Case("feature in words", r"items\.csv, line 4: f_1 is 'x'; expected a number", {"items.csv": with_line(ITEMS, 4, b"i2,Thing,x,1")}, (*ITEM_KEYS, "data.features.text=f_*")),
+    Case("feature in words", r"items\.csv, record 3: f_1 is 'x'; expected a number", {"items.csv": with_line(ITEMS, 4, b"i2,Thing,x,1")}, (*ITEM_KEYS, "data.features.text=f_*")),
     Case("feature missing", r"items\.csv, record 3: a value that is not finite", {"items.csv": with_line(ITEMS, 4, b"i2,Thing,,1")}, (*ITEM_KEYS, "data.features.text=f_*")),
-    Case("features not listed", r"items\.parquet, in rows 1 to \d+: vector is of type string; expected lists", {"items.parquet": parquet(**VECTORS | {"vector": ["a"] * 6})}, LIST),
+    Case("features not listed", r"items\.parquet: vector is of type string; expected lists", {"items.parquet": parquet(**VECTORS | {"vector": ["a"] * 6})}, LIST),
     Case("ragged features", r"items\.parquet, record 4: 1 features; the first item has 2", {"items.parquet": parquet(**VECTORS | {"vector": [[1.0, 2.0]] * 3 + [[1.0]] * 3})}, LIST),
     Case("feature not a number", r"items\.parquet, record 6: a value that is not finite", {"items.parquet": parquet(**VECTORS | {"vector": [[1.0, 2.0]] * 5 + [[1.0, np.nan]]})}, LIST),
     Case("rows too few", r"rows\.npy: has 5 rows, the item tables have 6 records", {"rows.npy": npy(np.ones((5, 2), np.float32))}, (*ITEM_KEYS, "data.features.text=rows.npy")),
@@ -344,3 +344,79 @@ def test_line_without_end(source: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_there_are_enough_of_them() -> None:
     assert len(AMAZON_2014) + len(REVIEW_FILE) + len(RELEASES) + len(TABLES) >= 60
+
+
+# --- many files, long files
+
+
+PARQUET_KEYS = ("data.format=tables", "data.interactions=log.parquet", "data.k_core=1", "tables.weight=w", "tables.time=t")
+
+
+def parquet_log(source: Path, wrong: dict[int, tuple[str, object]]) -> list[str]:
+    """3000 interactions with times and weights, some fields (row -> column, value) put over; the configuration."""
+    times = np.datetime64("2020-01-01", "ns") + np.arange(3000).astype("timedelta64[s]")
+    columns = {"user_id": [f"u{row // 6}" for row in range(3000)], "item_id": [float(row % 6) for row in range(3000)]}
+    columns |= {"t": list(times), "w": [1.0] * 3000}
+    for row, (name, value) in wrong.items():
+        columns[name][row] = value
+    source.mkdir()
+    (source / "log.parquet").write_bytes(parquet(**columns | {"t": pa.array(columns["t"], pa.timestamp("ns"))}))
+    return [*PARQUET_KEYS, *keys_of(source, Case("", ""))]
+
+
+def test_a_bad_row_of_parquet_is_named(tmp_path: Path) -> None:
+    keys = parquet_log(tmp_path / "source", {2344: ("w", np.inf)})
+    refused(keys, r"log\.parquet, row 2345: w is inf; expected a number; mend it, or .*data\.on_error=skip")
+
+
+def test_bad_rows_of_parquet_are_skipped(tmp_path: Path) -> None:
+    wrong = {5: ("w", np.inf), 6: ("item_id", 0.5), 2999: ("t", np.datetime64("1700-01-01", "ns"))}
+    dataset = prepare(load_config(None, [*parquet_log(tmp_path / "source", wrong), "data.on_error=skip"]))
+    assert dataset.manifest["skipped"] == {"interactions": 3} and dataset.manifest["counts"]["interactions"] == 2997
+    listed = [json.loads(line) for line in (dataset.directory / "skipped.jsonl").read_text().splitlines()]
+    assert [entry["row"] for entry in listed] == [6, 7, 3000]
+    assert "w is inf" in listed[0]["reason"] and "item_id is 0.5" in listed[1]["reason"] and "1700" in listed[2]["reason"]
+
+
+def test_text_of_parquet_that_is_no_text(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    broken = pa.StringArray.from_buffers(2, pa.py_buffer(np.array([0, 1, 2], np.int32)), pa.py_buffer(b"u\xff"))
+    pq.write_table(pa.table({"user_id": broken, "item_id": ["i", "i"]}), source / "log.parquet")
+    keys = ["data.format=tables", "data.interactions=log.parquet", *keys_of(source, Case("", ""))]
+    refused(keys, r"log\.parquet, row 2: not valid UTF-8")
+
+
+@by_name([
+    Case("numbers and text", r"b\.jsonl: user_id is text, in .*a\.jsonl it is a number; expected the same in all files", {"a.jsonl": objects({"user_id": 1, "item_id": "i"}), "b.jsonl": objects({}, {"user_id": "1", "item_id": "i"})}),
+    Case("JSON and Parquet", r"b\.parquet: item_id is a number, in .*a\.jsonl it is text", {"a.jsonl": objects({"user_id": 1, "item_id": "i"}), "b.parquet": parquet(user_id=[1], item_id=[2])}),
+    Case("Parquet", r"b\.parquet: user_id is text, in .*a\.parquet it is a number", {"a.parquet": parquet(user_id=[1.0], item_id=[2]), "b.parquet": parquet(user_id=["1"], item_id=[2])}),
+    Case("packed", r"b\.jsonl\.gz: user_id is text, in .*a\.jsonl it is a number", {"a.jsonl": objects({"user_id": 1, "item_id": "i"}), "b.jsonl.gz": gzip.compress(objects({"user_id": "1", "item_id": "i"}))}),
+])  # fmt: skip
+def test_ids_of_two_kinds_in_two_files(tmp_path: Path, case: Case) -> None:
+    source = tmp_path / "log"
+    source.mkdir()
+    refused(["data.format=tables", "data.interactions=*", "data.k_core=1", *keys_of(source, case)], case.match)
+
+
+def test_item_tables_agree_on_the_kind_of_ids(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    files = {"log.csv": lines(*LOG), "x1.parquet": parquet(item_id=["i1"]), "x2.parquet": parquet(item_id=[2])}
+    keys = ["data.format=tables", "data.interactions=log.csv", "tables.items=x*", *keys_of(source, Case("", "", files))]
+    refused(keys, r"x2\.parquet: item_id is a number, in .*x1\.parquet it is text")
+
+
+@by_name([
+    Case("another width", r"rows2\.npy: has rows of 3 numbers, .*rows1\.npy of 2; expected one width", {"rows1.npy": npy(np.ones((3, 2))), "rows2.npy": npy(np.ones((3, 3)))}),
+    Case("too few rows", r"rows1\.npy to rows2\.npy: has 5 rows, the item tables have 6 records", {"rows1.npy": npy(np.ones((3, 2))), "rows2.npy": npy(np.ones((2, 2)))}),
+    Case("not finite", r"rows2\.npy, record 2: a value that is not finite", {"rows1.npy": npy(np.ones((3, 2))), "rows2.npy": npy(np.array([[1.0], [np.nan], [1.0]]) * np.ones(2))}),
+    Case("skipped records", r"rows1\.npy: rows go by position, and records of the item tables are skipped: 1", {"rows1.npy": npy(np.ones((6, 2))), "items.csv": with_line(ITEMS, 3, b"i1")}, ("data.on_error=skip",)),
+])  # fmt: skip
+def test_feature_files_that_do_not_fit(tmp_path: Path, case: Case) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "log.csv").write_bytes(lines(*LOG))
+    (source / "items.csv").write_bytes(lines(*ITEMS))
+    keys = ["data.format=tables", "data.interactions=log.csv", *ITEM_KEYS, "data.features.text=rows*.npy"]
+    refused(keys + keys_of(source, case), case.match)

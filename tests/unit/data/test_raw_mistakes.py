@@ -248,7 +248,7 @@ TABLES = [
     Case("column twice", r"log\.csv: the column item_id is there twice", {"log.csv": with_line(LOG, 1, b"user_id,item_id,item_id")}),
     Case("header only", r"log\.csv: has no interaction", {"log.csv": LOG[0] + b"\n"}),
     Case("ragged", r"log\.csv, line 5: 2 columns; expected 3: user_id, item_id, when", {"log.csv": with_line(LOG, 5, b"u1,i1")}),
-    Case("open quote", r"log\.csv, line 5: not valid CSV \(a quote is opened and not closed\)", {"log.csv": with_line(LOG, 5, b'"u1,i1,2020-01-01')}),
+    Case("open quote", r"log\.csv, line 5: a quote is opened and never closed", {"log.csv": with_line(LOG, 5, b'"u1,i1,2020-01-01')}),
     Case("bad date", r"log\.csv, line 5: when is '2020-13-01': not a time", {"log.csv": with_line(LOG, 5, b"u1,i1,2020-13-01")}, ("tables.time=when",)),
     Case("weight in words", r"line 5: when is 'much'; expected a number", {"log.csv": lines(LOG[0], *[b"u,i,1"] * 3, b"u,i,much")}, ("tables.weight=when",)),
     Case("split by no time", r"data\.split=time: the interactions have no time", keys=("data.split=time",)),

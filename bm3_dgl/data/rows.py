@@ -159,7 +159,7 @@ def split_header(block: Block) -> tuple[list[str], Block]:
     head, _, rest = block.text.partition(b"\n")
     text = head.decode("utf-8", "replace").rstrip("\r")
     try:
-        names = next(csv.reader([text], delimiter=block.delimiter), [])
+        names = next(csv.reader([text], delimiter=block.delimiter or ","), [])
     except csv.Error as error:
         raise DataError(f"{block.path}, line 1: not the header of a table ({error}); is it a text file?") from None
     return names, replace(block, first_line=block.first_line + 1, text=rest)

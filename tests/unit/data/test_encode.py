@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from bm3_dgl.data.encode import write_rows
 from bm3_dgl.data.encode_image import encode_image
 from bm3_dgl.data.encode_text import encode_text
 from bm3_dgl.data.features import new_rows
+from bm3_dgl.data.mistakes import Mistakes
 from bm3_dgl.errors import ConfigError, DataError
 
 
@@ -162,7 +164,7 @@ def test_a_new_file_has_all_its_blocks(tmp_path: Path) -> None:
     assert (tmp_path / "rows.npy").stat().st_blocks * 512 >= rows.nbytes
 
 
-@pytest.mark.parametrize("encode, key", [(encode_text, "text"), (encode_image, "image")])
+@pytest.mark.parametrize("encode, key", [(encode_text, "text"), (partial(encode_image, mistakes=Mistakes(False)), "image")])
 def test_an_extra_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encode: object, key: str) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     config = EncodeConfig(**{key: "all-MiniLM-L6-v2"})

@@ -138,7 +138,7 @@ def test_times(values: list, unit: TimeUnit | None, expected: list) -> None:
     assert milliseconds(pa.array(values), unit).to_pylist() == expected
 
 
-@pytest.mark.parametrize("values", [["noon"], [float("nan")], [2**62], [True], [[1]]])
+@pytest.mark.parametrize("values", [["noon"], [float("inf")], [2**62], [True], [[1]]])
 def test_what_is_no_time(values: list) -> None:
     with pytest.raises((Mistake, pa.ArrowInvalid)):
         milliseconds(pa.array(values), TimeUnit.s)

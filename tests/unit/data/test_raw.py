@@ -122,7 +122,7 @@ def test_every_release_gives_the_published_preparation(tmp_path: Path, release: 
     (tmp_path / "source").mkdir()
     for name, content in [*files.items(), metas[release]]:
         write(tmp_path / "source" / name, content(DUMP), packed=packed)
-    dataset = made(tmp_path / "source", f"data.format=amazon{release}", KEEP)
+    dataset = made(tmp_path / "source", f"data.format=amazon{release}")
     assert_is_published(dataset, DUMP)
     asin = next(asin for asin in dataset.raw_item_ids() if len(DUMP.items.get(asin, {})) == 8)
     item = dataset.items().to_pylist()[dataset.raw_item_ids().index(asin)]
@@ -139,7 +139,7 @@ def test_columns_of_2018_ratings_are_item_user(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     rows = "".join(f"{item},{user},{rating},{time}\n" for user, item, rating, time in DUMP.rows)
     (tmp_path / "source" / "Baby.csv").write_text(rows)
-    assert_is_published(made(tmp_path / "source", "data.format=amazon2018", KEEP), DUMP)
+    assert_is_published(made(tmp_path / "source", "data.format=amazon2018"), DUMP)
 
 
 def test_split_of_every_count() -> None:
@@ -203,9 +203,9 @@ def test_split_as_the_source_says(tmp_path: Path, words: tuple[str, ...], ending
 def test_repeats_at_other_times(tmp_path: Path) -> None:
     rows = [*DUMP.rows, *((user, item, rating, time + 1) for user, item, rating, time in DUMP.rows[:50])]
     source = write_2014(tmp_path / "source", dataclasses.replace(DUMP, rows=rows))
-    pairs = [row[:2] for row in table(made(source, "data.format=amazon2014"))]
+    pairs = [row[:2] for row in table(made(source, "data.format=amazon2014", "data.repeats=first"))]
     assert len(pairs) == len(set(pairs))
-    kept = made(source, "data.format=amazon2014", KEEP, name="kept")
+    kept = made(source, "data.format=amazon2014", name="kept")  # as was published
     assert_is_published(kept, dataclasses.replace(DUMP, rows=rows))
     assert len(table(kept)) > len(pairs)
 
@@ -213,7 +213,7 @@ def test_repeats_at_other_times(tmp_path: Path) -> None:
 def test_steps_are_counted(source: Path) -> None:
     with open(source / "ratings_Baby.csv", "a") as file:
         file.write(",B1,5.0,7\nA1,,5.0,7\nA1,B1,5.0,\n")
-    manifest = made(source, "data.format=amazon2014").manifest
+    manifest = made(source, "data.format=amazon2014", "data.repeats=first").manifest
     steps = {step["step"]: step for step in manifest["steps"]}
     assert list(steps) == ["read", "missing fields", "duplicates", "repeats", "k-core", "split"]
     counts = [step["interactions"] for step in manifest["steps"]]
@@ -251,6 +251,7 @@ def test_encoded_texts_are_a_modality(source: Path, monkeypatch: pytest.MonkeyPa
         return np.array([text is not None for text in texts])
 
     monkeypatch.setattr("bm3_dgl.data.encode_text.encode_text", encode)
+    monkeypatch.setattr("bm3_dgl.data.encode_text.text_settings", lambda config: {"encode.text": config.text})
     dataset = made(source, "data.format=amazon2014", "encode.text=lengths")
     assert dataset.modalities == ["visual", "text"]
     items = dataset.items().to_pylist()
@@ -381,7 +382,7 @@ def test_skipped_lines_are_counted_and_listed(source: Path) -> None:
     broken = [b"A1,B1\n", *lines[:400], b"A1,B1,x,7\n", *lines[400:], b"A\xff,B1,5.0,7\n"]
     (source / "ratings_Baby.csv").write_bytes(b"".join(broken))
     write(source / "meta_Baby.json", meta_2014(DUMP) + b"{'asin'\n", packed=True)
-    dataset = made(source, "data.format=amazon2014", "data.on_error=skip", KEEP)
+    dataset = made(source, "data.format=amazon2014", "data.on_error=skip")
     assert_is_published(dataset, DUMP)
     assert dataset.manifest["skipped"] == {"interactions": 3, "items": 1}
     listed = (dataset.directory / "skipped.jsonl").read_text()

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from bm3_dgl.data.blocks import SourceReader
 from bm3_dgl.data.columns import Record, Shape, check_names
+from bm3_dgl.data.dataset import MANIFEST
 from bm3_dgl.data.mistakes import Mistake, Mistakes
 from bm3_dgl.data.rows import CsvRows, JsonRows, json_object, split_header
 from bm3_dgl.errors import DataError
@@ -58,10 +59,14 @@ def column_names(path: Path) -> list[str]:
 
 
 def find_files(source: Path, pattern: str, key: str, *, any_ending: bool = False) -> list[Path]:
-    """The files of a name or pattern below `source`, in order of name. Raises DataError where there is none."""
+    """The files of a name or pattern below `source`, in order of name. Raises DataError where there is none.
+
+    A pattern does not match what is in a dataset: data.dir may lie below data.source.
+    """
     exact = source / pattern
     found = {exact} if exact.is_file() else _matching(source, pattern)  # a file's own name may look like a pattern
-    files = sorted(path for path in found if path.is_file())
+    ours = {folder for folder in {path.parent for path in found} if (folder / MANIFEST).exists()} - {exact.parent}
+    files = sorted(path for path in found if path.is_file() and not ours.intersection(path.parents))
     if not files:
         raise DataError(f"{exact}: no such file; {key}={pattern} is looked up in data.source")
     for path in [] if any_ending else files:

@@ -544,3 +544,12 @@ def test_wide_features_are_read_in_small_blocks(tmp_path: Path, kind: str, dtype
         assert some.numbers.tolist() == [2 * place + 1 for place in range(begin, begin + len(some.rows))]
         begin += len(some.rows)
     assert begin == 6000
+
+
+def test_a_dataset_below_its_own_source(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "log").mkdir(parents=True)
+    pq.write_table(pa.table({"user_id": ["u", "u", "v", "v"], "item_id": ["i", "j", "i", "j"]}), source / "log" / "a.parquet")
+    keys = ["data.format=tables", "data.interactions=**/*.parquet", "data.k_core=1", f"data.source={source}"]
+    config = load_config(None, [*keys, f"data.dir={source / 'made'}"])
+    assert prepare(config).hash == prepare(config).hash

@@ -23,7 +23,7 @@ from bm3_dgl.data.dataset import RawDataset
 from bm3_dgl.data.features import checked_float32, map_features
 from bm3_dgl.data.ids import numbered_ids, read_raw_ids, read_titles
 from bm3_dgl.data.inter import ITEM_COLUMN, USER_COLUMN, line_of, read_interactions
-from bm3_dgl.data.origin import describe_file, is_same_file
+from bm3_dgl.data.origin import describe_file, file_difference
 from bm3_dgl.errors import ConfigError, DataError
 from bm3_dgl.types import Split
 
@@ -100,14 +100,7 @@ def difference(origin: dict[str, Any], config: DataConfig) -> str | None:
     """
     files, made = source_files(config), origin["files"]
     surplus = {role for role in made if role.startswith(_FEATURES)} if config.modalities is not None else set()
-    for role in sorted(set(made) - surplus | set(files)):
-        if role not in made:
-            return f"{role} from {files[role]}, which it was made without"
-        if role not in files:
-            return f"no {role}, which it has from {made[role]['path']}"
-        if not is_same_file(files[role], made[role]):
-            return f"{role} from {files[role]}, which differs from the {made[role]['path']} it was made from"
-    return None
+    return file_difference(files, made, set(made) - surplus | set(files))
 
 
 def _selected(config: DataConfig) -> list[str]:

@@ -38,3 +38,15 @@ def is_same_file(path: Path, entry: dict[str, Any]) -> bool:
         return file_hash(path) == entry["sha256"]
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def file_difference(files: dict[str, Path], made: dict[str, dict[str, Any]], roles: set[str]) -> str | None:
+    """How the files of these roles differ from the entries of those that a dataset was made from; None where not at all."""
+    for role in sorted(roles):
+        if role not in made:
+            return f"{role} from {files[role]}, which it was made without"
+        if role not in files:
+            return f"no {role}, which it has from {made[role]['path']}"
+        if not is_same_file(files[role], made[role]):
+            return f"{role} from {files[role]}, which differs from the {made[role]['path']} it was made from"
+    return None

@@ -23,7 +23,7 @@ from bm3_dgl.data.feature_rows import found_file, write_features
 from bm3_dgl.data.interactions import ITEM_IDS, filter_interactions, read_interactions, repeats_of
 from bm3_dgl.data.items import ItemTable, read_items, write_items
 from bm3_dgl.data.mistakes import Mistakes
-from bm3_dgl.data.origin import is_same_file
+from bm3_dgl.data.origin import file_difference
 from bm3_dgl.data.raw import RawSource
 from bm3_dgl.data.tables import find_tables
 from bm3_dgl.data.vocabulary import load_strings
@@ -100,14 +100,7 @@ def difference(origin: dict[str, Any], config: JobConfig, source: RawSource) -> 
         if origin["settings"].get(key) != value:
             return f"{key}={value}, it has {origin['settings'].get(key)}"
     files, made = source.files(), origin["files"]
-    for role in sorted(set(files) | set(made)):
-        if role not in made:
-            return f"{role} from {files[role]}, which it was made without"
-        if role not in files:
-            return f"no {role}, which it has from {made[role]['path']}"
-        if not is_same_file(files[role], made[role]):
-            return f"{role} from {files[role]}, which differs from the {made[role]['path']} it was made from"
-    return None
+    return file_difference(files, made, set(files) | set(made))
 
 
 def settings_of(config: JobConfig, source: RawSource) -> dict[str, Any]:

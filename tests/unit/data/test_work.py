@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,18 +33,23 @@ def made(source: Path, *keys: str) -> Dataset:
     )
 
 
-def test_killed_between_the_name_and_the_tidying(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = shutil.rmtree
+def publish_and_die(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed when the dataset has its name, and before the rest is taken away."""
+    remove = shutil.rmtree
 
-    def die(path: Path, **more: object) -> None:
+    def die(path: Path, **more: Any) -> None:
         if Path(path).name == ".out.work":
             raise Killed
-        kept(path, **more)
+        remove(path, **more)
 
-    monkeypatch.setattr(work.shutil, "rmtree", die)
-    with pytest.raises(Killed):
-        made(source)
-    monkeypatch.setattr(work.shutil, "rmtree", kept)
+    with monkeypatch.context() as patch:
+        patch.setattr(work.shutil, "rmtree", die)
+        with pytest.raises(Killed):
+            made(source)
+
+
+def test_killed_between_the_name_and_the_tidying(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish_and_die(source, monkeypatch)
     first = open_dataset(source.parent / "out")
     assert (source.parent / ".out.work").exists()
     assert made(source).hash == first.hash
@@ -52,19 +58,9 @@ def test_killed_between_the_name_and_the_tidying(source: Path, monkeypatch: pyte
 
 def test_the_dataset_is_removed_after_such_a_kill(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = made(source).hash
-    kept = shutil.rmtree
-    kept(source.parent / "out")
-
-    def die(path: Path, **more: object) -> None:
-        if Path(path).name == ".out.work":
-            raise Killed
-        kept(path, **more)
-
-    monkeypatch.setattr(work.shutil, "rmtree", die)
-    with pytest.raises(Killed):
-        made(source)
-    monkeypatch.setattr(work.shutil, "rmtree", kept)
-    kept(source.parent / "out")
+    shutil.rmtree(source.parent / "out")
+    publish_and_die(source, monkeypatch)
+    shutil.rmtree(source.parent / "out")
     assert made(source).hash == whole
 
 

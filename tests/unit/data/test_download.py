@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
+import http.client
 import logging
 import random
 import subprocess
@@ -12,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import FileIO
 from pathlib import Path
 
 import pytest
@@ -41,9 +44,13 @@ class Behaviour:
     cuts: list[int | None] = field(default_factory=list)  # per request: bytes after which the connection ends
     statuses: list[int] = field(default_factory=list)  # per request; 200 when used up
     headers: dict[str, str] = field(default_factory=dict)  # of answers with another status
+    more: dict[str, str] = field(default_factory=dict)  # headers of answers with a file
+    heeds_if_range: bool = True
+    garbage: bytes = b""  # instead of any answer
     lies: str | None = None  # Content-Range instead of the true one
     silent_seconds: float = 0.0  # after the first half of the first answer
     log: list[str | None] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -57,7 +64,11 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         how = self.behaviour
         how.log.append(self.headers.get("Range"))
+        how.paths.append(self.path)
         self.close_connection = True
+        if how.garbage:
+            self.wfile.write(how.garbage)
+            return
         status = how.statuses.pop(0) if how.statuses else 200
         if status != 200:
             self.send_response(status)
@@ -74,6 +85,8 @@ class Handler(BaseHTTPRequestHandler):
         if how.date:
             self.send_header("Last-Modified", how.date)
         self.send_header("Content-Type", how.content_type)
+        for name, value in how.more.items():
+            self.send_header(name, value)
         if how.chunked:
             self.send_header("Transfer-Encoding", "chunked")
         elif how.tells_size:
@@ -84,7 +97,7 @@ class Handler(BaseHTTPRequestHandler):
     def begin(self) -> int | None:
         """Send the status line; from which byte the answer goes, None where it has none."""
         how, asked = self.behaviour, self.headers.get("Range")
-        if asked and how.resumes and self.headers["If-Range"] in (how.tag, how.date):
+        if asked and how.resumes and (self.headers["If-Range"] in (how.tag, how.date) or not how.heeds_if_range):
             begin = int(asked.removeprefix("bytes=").removesuffix("-"))
             if begin >= len(how.body):
                 self.send_error(416)
@@ -308,7 +321,7 @@ def test_a_silent_server_is_asked_again(server: Server, tmp_path: Path) -> None:
     assert (tmp_path / NAME).read_bytes() == BODY
 
 
-@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+@pytest.mark.parametrize("status", [202, 408, 429, 500, 502, 503, 504])
 def test_passing_errors_are_waited_out(server: Server, tmp_path: Path, status: int) -> None:
     server.how.statuses = [status, status]
     download(settings(server), str(tmp_path))
@@ -326,7 +339,7 @@ def test_waits_double_and_obey_the_server(server: Server, tmp_path: Path, monkey
     assert waits == [30.0, 60.0, 60.0, 60.0, 90.0]
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 410])
+@pytest.mark.parametrize("status", [201, 203, 204, 400, 401, 403, 404, 410])
 def test_lasting_errors_end_at_once_and_leave_nothing(server: Server, tmp_path: Path, status: int) -> None:
     server.how.statuses = [status] * 9
     with pytest.raises(DataError, match=rf"/amazon/{NAME}: the server answers {status} .*; check download.url"):
@@ -341,7 +354,20 @@ def test_lasting_errors_end_at_once_and_leave_nothing(server: Server, tmp_path: 
         ({"announces": 300_001}, r"(ended at byte 300000 of 300001|answers 416 .*) \(attempt 3 of 3"),
         ({"tells_size": False, "tag": None}, "the server tells no size, so an early end could not be seen"),
         ({"content_type": "text/html; charset=utf-8"}, "sends a page of HTML instead of the file"),
-        ({"announces": 10**18}, r"bytes are still to come and \d+ are free; choose"),
+        ({"tells_size": False, "more": {"Content-Length": "\xb2"}}, "the server tells no size"),
+        ({"tells_size": False, "more": {"Content-Length": "9" * 5000}}, "the server tells no size"),
+        ({"body": b""}, f"{NAME}: the server sends a file of no bytes; check download.url"),
+        ({"body": b"", "chunked": True}, "the server sends a file of no bytes"),
+        ({"body": b"\xef\xbb\xbf\n<!DOCTYPE HTML><html></html>"}, "sends a page of HTML instead of the file"),
+        ({"body": b"<?xml version='1.0'?>\n<!-- no -->\n<html lang='en'>"}, "sends a page of HTML instead of the file"),
+        ({"more": {"Content-Encoding": "br"}}, "sends the file encoded by 'br', unasked; choose"),
+        ({"garbage": b"HELLO\r\n\r\n"}, "the server does not answer in HTTP but 'HELLO' .attempt 3 of 3"),
+        ({"garbage": b"\x1b[31m\x00" + b"x" * 9000 + b"\n"}, r"not answer in HTTP but '\[31m x{100,200} .attempt 3 of 3"),
+        ({"statuses": [302] * 20, "headers": {"Location": "/amazon"}}, "answers 302 .* infinite loop"),
+        ({"statuses": [302], "headers": {"Location": "http://[::1/"}}, "leads on to no valid address .*; check download.url"),
+        ({"statuses": [302], "headers": {"Location": f"http://{'a' * 64}.de/"}}, "leads on to no valid address"),
+        ({"statuses": [302], "headers": {"Location": "http://127.0.0.1:abc/"}}, "leads on to no valid address"),
+        ({"announces": 10**17}, r"bytes are still to come and \d+ are free; choose"),
         ({"statuses": [500] * 9}, r"answers 500 .* \(attempt 3 of 3 without progress\); 0 bytes are kept"),
     ],
 )
@@ -354,6 +380,114 @@ def test_wrong_answers_end_in_one_line_and_no_file(
         download(settings(server), str(tmp_path))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / NAME).exists()
+
+
+def test_a_page_is_taken_where_it_is_asked_for(server: Server, tmp_path: Path) -> None:
+    server.how.body, server.how.content_type = b"<html></html>", "text/html"
+    download(settings(server, files=["index.HTML"]), str(tmp_path))
+    assert (tmp_path / "index.HTML").read_bytes() == b"<html></html>"
+
+
+def test_an_encoding_by_gzip_is_that_of_a_gz_file_and_refused_of_others(server: Server, tmp_path: Path) -> None:
+    server.how.more = {"Content-Encoding": "gzip"}
+    download(settings(server), str(tmp_path))
+    assert (tmp_path / NAME).read_bytes() == BODY
+    with pytest.raises(DataError, match="encoded by 'gzip', unasked"):
+        download(settings(server, files=["items.csv"]), str(tmp_path))
+    assert left_over(tmp_path) == [NAME]
+
+
+def test_a_file_that_takes_some_bytes_at_a_time_is_written_whole(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Sparing(FileIO):
+        def write(self, content: object) -> int:
+            return super().write(memoryview(content)[:1000])  # type: ignore[call-overload]
+
+    monkeypatch.setattr(transfer.os, "fdopen", lambda number, mode, buffering: Sparing(number, mode.replace("b", "")))
+    server.how.chunked = True
+    download(settings(server), str(tmp_path))
+    assert (tmp_path / NAME).read_bytes() == BODY
+
+
+def test_a_network_that_goes_down_while_bytes_come_is_waited_out(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = [OSError(errno.EHOSTUNREACH, "No route to host")]
+    read1 = http.client.HTTPResponse.read1
+
+    def failing(answer: http.client.HTTPResponse, size: int) -> bytes:
+        if errors:
+            raise errors.pop()
+        return read1(answer, size)
+
+    monkeypatch.setattr(http.client.HTTPResponse, "read1", failing)
+    download(settings(server), str(tmp_path))
+    assert (tmp_path / NAME).read_bytes() == BODY
+
+
+def test_a_server_that_passes_over_if_range_joins_no_versions(server: Server, tmp_path: Path) -> None:
+    server.how.cuts, server.how.heeds_if_range = [100_000, 0], False
+    with pytest.raises(DataError, match="call again"):
+        download(settings(server, attempts=1), str(tmp_path))
+    server.how.body, server.how.tag = OTHER, '"two"'
+    download(settings(server), str(tmp_path))
+    assert (tmp_path / NAME).read_bytes() == OTHER
+
+
+def test_a_chunked_answer_goes_on_where_only_the_second_tells_the_size(server: Server, tmp_path: Path) -> None:
+    server.how.chunked, server.how.cuts = True, [100_000]
+    download(settings(server), str(tmp_path))
+    assert server.how.log == [None, "bytes=100000-"]
+
+
+@pytest.mark.parametrize("asked", ["\xb2", "soon", "-1"])
+def test_a_wait_that_is_no_number_is_passed_over(server: Server, tmp_path: Path, asked: str) -> None:
+    server.how.statuses, server.how.headers = [503], {"Retry-After": asked}
+    download(settings(server), str(tmp_path))
+    assert (tmp_path / NAME).read_bytes() == BODY
+
+
+def test_a_very_long_patience(server: Server, tmp_path: Path) -> None:
+    server.how.statuses = [500] * 1100
+    download(settings(server, attempts=1200, wait_seconds=0.0), str(tmp_path))
+    assert (tmp_path / NAME).read_bytes() == BODY
+
+
+def test_addresses_and_names_in_other_letters_are_quoted(server: Server, tmp_path: Path) -> None:
+    config = settings(server, url=f"{server.url}/k\xe4se%20a@1/", files=["gr\xf6\xdfe 100%.gz"])
+    download(config, str(tmp_path))
+    assert server.how.paths == ["/amazon/k%C3%A4se%20a@1/gr%C3%B6%C3%9Fe%20100%25.gz"]
+    assert left_over(tmp_path) == ["gr\xf6\xdfe 100%.gz"]
+    assert downloading._base_url("HTTPS://k\xe4se.de:8080/") == "https://xn--kse-qla.de:8080"
+    assert downloading._base_url("http://[::1]:80/a") == "http://[::1]:80/a"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://me:se/cret@host/",
+        "http://me:secret@host/",
+        "ftp://me:secret@host/",
+        "http://me:secret@[::1/",
+        "http://me:s?cret@h",
+    ],
+)
+def test_a_password_is_refused_and_not_shown(server: Server, tmp_path: Path, url: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        download(settings(server, url=url), str(tmp_path))
+    assert "me" not in str(caught.value).replace("name", "").split(";")[0]
+    assert "cret" not in str(caught.value)
+
+
+def test_a_checksum_of_the_same_name_in_another_folder_is_not_taken(server: Server, tmp_path: Path) -> None:
+    one, two = hashlib.sha256(BODY).hexdigest(), hashlib.sha256(OTHER).hexdigest()
+    (tmp_path / "SHA256SUMS").write_text(f"{one}  ./a/{NAME}\n{two}  b/{NAME}\n")
+    config = settings(server, files=[f"a/{NAME}"], checksums=str(tmp_path / "SHA256SUMS"))
+    download(config, str(tmp_path / "raw"))
+    config.files = [f"c/{NAME}"]
+    with pytest.raises(DataError, match="two checksums of 'c/reviews"):
+        download(config, str(tmp_path / "raw"))
 
 
 def test_no_server_at_all(server: Server, tmp_path: Path) -> None:
@@ -406,6 +540,18 @@ def test_two_processes_do_not_write_the_same_file(server: Server, tmp_path: Path
         ({"url": ""}, "raw", r"download.url=: expected an http:// or https:// address, to fetch reviews_Tiny"),
         ({"url": "file:///etc"}, "raw", "download.url=file:///etc: expected an http"),
         ({"url": "http://"}, "raw", "expected an http"),
+        ({"url": "http://[::1/a"}, "raw", r"download.url=http://\[::1/a: has no valid host and port; expected"),
+        ({"url": f"http://{'a' * 64}.de/"}, "raw", "has no valid host and port"),
+        ({"url": "http://a..b/"}, "raw", "has no valid host and port"),
+        ({"url": "http://a%0ab/"}, "raw", "has no valid host and port"),
+        ({"url": "http://host:abc/"}, "raw", "has no valid host and port"),
+        ({"url": "http://host:99999/"}, "raw", "has no valid host and port"),
+        ({"url": "http://host/a b"}, "raw", "has a blank or an unprintable sign; .* %20"),
+        ({"url": "http://host/a\n"}, "raw", "has a blank or an unprintable sign"),
+        ({"url": "http://host/a?key=1"}, "raw", r"download.url=http://host/a: has a \?query or a #fragment"),
+        ({"url": "http://host/a#b"}, "raw", r"has a \?query or a #fragment"),
+        ({"files": ["x.csv?raw=1"]}, "raw", r"download.files: 'x.csv\?raw=1' has a \?query or a #fragment"),
+        ({"files": ["x.csv#1"]}, "raw", r"has a \?query or a #fragment"),
         ({"files": []}, "raw", "download.files is empty"),
         ({}, "", "data.source is empty"),
         ({"files": ["../passwd"]}, "raw", "'../passwd' is no file name"),
@@ -416,8 +562,9 @@ def test_two_processes_do_not_write_the_same_file(server: Server, tmp_path: Path
     ],
 )
 def test_wrong_settings(server: Server, tmp_path: Path, changes: dict[str, object], source: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=message) as caught:
         download(settings(server, **changes), str(tmp_path / source) if source else "")
+    assert "\n" not in str(caught.value)
     assert left_over(tmp_path) == []
     assert server.how.log == []
 

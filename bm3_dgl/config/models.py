@@ -11,18 +11,21 @@ from bm3_dgl.config.schema import ModelName
 
 @dataclass(frozen=True)
 class ModelDefaults:
-    """settings: dotted key -> value as YAML has it, where it is not the schema's. unused: may not be changed."""
+    """settings: dotted key -> value as YAML has it, where it is not the schema's. unused: keys that may not be changed.
+
+    features: whether the model reads raw features. The dataset has those that data.modalities selects in any case.
+    """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
+    features: bool = False
 
 
-# Without features. Their losses are those of their papers, and so are their degrees.
-_BASELINE = {"data.modalities": [], "model.objective": "paper"}
-_OF_BM3 = ("data.modalities", "model.objective", "model.dropout", "model.cl_weight", "model.features", "model.losses")
+_BASELINE = {"model.objective": "paper"}  # no norms of all rows, and degrees as they are
+_OF_BM3 = ("model.objective", "model.dropout", "model.cl_weight", "model.features", "model.losses")
 
 DEFAULTS: dict[ModelName, ModelDefaults] = {
-    ModelName.bm3: ModelDefaults(),
+    ModelName.bm3: ModelDefaults(features=True),
     ModelName.bpr: ModelDefaults(
         _BASELINE | {"model.layers": 0, "model.reg_weight": 1e-4},
         (*_OF_BM3, "model.layers"),

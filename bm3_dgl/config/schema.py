@@ -138,7 +138,7 @@ class DataConfig:
     )
     titles: str = setting("", "JSON lines with itemID and title, relative to data.source; empty: none.")
     modalities: list[str] | None = setting(
-        None, "Modalities that the model uses; null: all of the dataset, []: none.", unique=True
+        None, "Modalities that a model with features uses; null: all of the dataset, []: none.", unique=True
     )
     k_core: int = setting(5, "Users and items with fewer interactions are dropped until none is left (raw formats).", low=1)
     repeats: Repeats = setting(

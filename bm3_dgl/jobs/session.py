@@ -150,12 +150,13 @@ def _session(config: JobConfig, store: GraphStore, dataset: Dataset | None, bega
 
 def build_model(config: JobConfig, store: GraphStore, shares: Shares) -> Model:
     """Head, tables and engine at their initial values. COLLECTIVE."""
+    kind = HEADS[config.model.name]
     names = config.data.modalities if config.data.modalities is not None else list(store.partition.manifest["features"])
+    names = names if kind.needs.views else []
     # Trainable features become a float32 table; others are only read.
     read_only = config.model.features is not Features.trainable
     dtype = dtype_of(config.train.precision) if read_only else torch.float32
     raw = {name: store.feature_rows(name, dtype) for name in names}
-    kind = HEADS[config.model.name]
     head = kind(config.model, {name: rows.shape[1] for name, rows in raw.items()}, seed=config.train.seed)
     device = head_device(config.train.device, store.team.ranks)
     head.to(device)

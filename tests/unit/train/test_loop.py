@@ -50,6 +50,16 @@ def make(recorder: Recorder, *overrides: str) -> Loop:
     return Loop(config, Team(Ranks()), fake, fake, fake, recorder.evaluate, "recall@20", NUM_TRAIN, None, stop)
 
 
+def test_a_model_without_losses_is_judged_once_and_kept() -> None:
+    recorder = Recorder([0.4])
+    recorder.terms = ()
+    outcome = make(recorder, "train.epochs=50").run(None)
+    assert recorder.steps == [] and recorder.saves == [(0, True)]
+    assert (outcome.epochs_run, outcome.best_epoch, outcome.stopped_early) == (0, 0, False)
+    again = make(recorder, "train.epochs=50").run(Progress(0, {}))
+    assert again.evaluate_seconds == [] and recorder.saves == [(0, True)], "a resumed one is done"
+
+
 def test_every_pair_once_an_epoch_and_an_early_end() -> None:
     recorder = Recorder([0.1, 0.3, 0.2, 0.3])
     outcome = make(recorder, "train.patience=2", "train.epochs=50").run(None)

@@ -61,6 +61,10 @@ class ModelName(Enum):
     lightgcn = "lightgcn"
     popularity = "popularity"
 
+    def __str__(self) -> str:
+        """As a reference such as run.dir=runs/${model.name} spells it."""
+        return self.name
+
 
 class Objective(Enum):
     reference = "reference"

@@ -72,10 +72,8 @@ def test_popularity_of_four_ranks(home: Path) -> None:
 def test_a_step_of_four_ranks_is_that_of_the_equations(home: Path, engine: str) -> None:
     """One batch holds all of the train data, so an epoch is a step: its gradient stands in Adam's first moment."""
     settings = ["model.name=lightgcn", "model.layers=2", "model.reg_weight=0.2", "train.epochs=1", "train.seed=5"]
-    run_dir = train(
-        home, f"step-{engine}", *settings, f"propagation.engine={engine}", "propagation.fanouts=[-1,-1]", "train.batch_size=2000",
-        ranks=4,
-    )  # fmt: skip
+    settings += [f"propagation.engine={engine}", "propagation.fanouts=[-1,-1]", "train.batch_size=2000"]
+    run_dir = train(home, f"step-{engine}", *settings, ranks=4)
     edges = torch.from_numpy(np.stack(open_dataset(home / "data").interactions(Split.train)).astype(np.int64))
     tables = {
         ntype: leaf(uniform_rows(derive(5, "embedding", ntype), torch.arange(count), WIDTH) * embedding_bound(count, WIDTH))

@@ -27,7 +27,7 @@ _OF_BM3 = ("model.objective", "model.dropout", "model.cl_weight", "model.feature
 DEFAULTS: dict[ModelName, ModelDefaults] = {
     ModelName.bm3: ModelDefaults(features=True),
     ModelName.bpr: ModelDefaults(
-        _BASELINE | {"model.layers": 0, "model.reg_weight": 1e-4},
+        _BASELINE | {"model.layers": 0, "model.reg_weight": 1e-2},  # tried on Amazon Baby
         (*_OF_BM3, "model.layers"),
     ),
     ModelName.lightgcn: ModelDefaults(

@@ -9,4 +9,4 @@ from bm3_dgl.jobs.cli import launch_ranks
 from bm3_dgl.jobs.train import main
 
 if __name__ == "__main__":
-    launch_ranks("Train BM3.", main)
+    launch_ranks("Train BM3, or another model (model.name).", main)

@@ -1,4 +1,4 @@
-"""The equations of BM3 written down plainly in float64, over dense matrices: the independent judge of the engines.
+"""The equations of BM3 and of the baselines written down plainly in float64, over dense matrices: the judge of the engines.
 
 Nothing here is shared with the package but the dropout multipliers, which are inputs. Equation numbers are the paper's.
 """
@@ -38,7 +38,9 @@ class Parameters:
         return leaves | {f"residual_{name}": rows for name, rows in self.residual.items()}
 
 
-def propagate(user: torch.Tensor, item: torch.Tensor, edges: torch.Tensor, layers: int, epsilon: float) -> tuple:
+def propagate(
+    user: torch.Tensor, item: torch.Tensor, edges: torch.Tensor, layers: int, epsilon: float, *, residual: bool = True
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Equations (3), (4): the whole adjacency as one dense matrix. edges: (2, n) user, item indices."""
     num_users, num_items = len(user), len(item)
     adjacency = torch.zeros(num_users + num_items, num_users + num_items, dtype=torch.float64)
@@ -53,7 +55,7 @@ def propagate(user: torch.Tensor, item: torch.Tensor, edges: torch.Tensor, layer
         layer = normalised @ layer
         layers_sum = layers_sum + layer
     mean = layers_sum / (layers + 1)
-    return mean[:num_users], mean[num_users:] + item
+    return mean[:num_users], mean[num_users:] + item if residual else mean[num_users:]
 
 
 def loss(
@@ -97,3 +99,43 @@ def loss(
     if reference:
         return total + reg_weight * (h_user.norm() + h_item.norm()) / len(h_item)
     return total + reg_weight * (h_user[users].square().sum(1).mean() + h_item[items].square().sum(1).mean())
+
+
+def ranking_loss(
+    user: torch.Tensor,
+    item: torch.Tensor,
+    edges: torch.Tensor,
+    triples: list[tuple[int, int, int]],
+    num_pairs: int,
+    *,
+    layers: int,
+    penalty: float,
+) -> torch.Tensor:
+    """BPR (no layers) and LightGCN: mean over num_pairs of -ln sigmoid(x_ui - x_uj) + penalty (|e_u|^2 + |e_i|^2 + |e_j|^2).
+
+    triples: user, positive, negative; e are rows of layer 0. Triple by triple.
+    """
+    h_user, h_item = propagate(user, item, edges, layers, 0.0, residual=False)
+    total = torch.zeros((), dtype=torch.float64)
+    for u, i, j in triples:
+        difference = h_user[u] @ h_item[i] - h_user[u] @ h_item[j]
+        total = total - torch.log(1 / (1 + torch.exp(-difference)))
+        total = total + penalty * (user[u] @ user[u] + item[i] @ item[i] + item[j] @ item[j])
+    return total / num_pairs
+
+
+def negatives(edges: torch.Tensor, chosen: torch.Tensor, hashes: list[int], num_items: int) -> list[tuple[int, int, int]]:
+    """The triples of chosen train interactions: the negative is the (hash mod n)-th of the user's n unknown items.
+
+    edges: (2, n); hashes: of each chosen one. Users who know everything make none.
+    """
+    known: dict[int, set[int]] = {}
+    for user, item in edges.T.tolist():
+        known.setdefault(user, set()).add(item)
+    triples = []
+    for number, draw in zip(chosen.tolist(), hashes, strict=True):
+        user, item = edges[:, number].tolist()
+        unknown = [other for other in range(num_items) if other not in known[user]]
+        if unknown:
+            triples.append((user, item, unknown[int(draw) % len(unknown)]))
+    return triples

@@ -1,4 +1,4 @@
-"""The only door of the configuration: defaults, then a YAML file, then key=value, then every check.
+"""The only door of the configuration: defaults, the model's own, then a YAML file, then key=value, then every check.
 
 After `load_config` no omegaconf object exists: the result is plain dataclasses. A text setting may refer to another
 one, as in run.dir=runs/layers-${model.layers}; the reference is replaced here, so a saved config holds none.
@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bm3_dgl.config.fields import bounds, describe, shorten, spell, walk
+from bm3_dgl.config.models import DEFAULTS, nested
 from bm3_dgl.config.read import Reader, read_override
 from bm3_dgl.config.schema import Engine, JobConfig
 from bm3_dgl.errors import ConfigError
@@ -25,7 +26,7 @@ NAME = re.compile(r"[A-Za-z0-9_-]+")  # a modality names a file of the dataset
 
 
 def load_config(file: str | None = None, overrides: Sequence[str] = ()) -> JobConfig:
-    """Defaults, then the YAML `file`, then `key=value` overrides, checked.
+    """Defaults of the schema, of the model, then the YAML `file`, then `key=value` overrides, checked.
 
     Raises ConfigError, one line, for an unknown key, a wrong type, a value out of range or an unreadable file.
     """
@@ -37,14 +38,21 @@ def load_config(file: str | None = None, overrides: Sequence[str] = ()) -> JobCo
             raise ConfigError(f"command line: {shorten(override)!r} {example}")
         layers.append(read_override(key.strip(), text))
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(JobConfig), *map(OmegaConf.create, layers))
-        config: JobConfig = OmegaConf.to_object(merged)  # type: ignore[assignment]
+        name = _merge(layers).model.name
+        config: JobConfig = OmegaConf.to_object(_merge([nested(DEFAULTS[name].settings), *layers]))  # type: ignore[assignment]
     except OmegaConfBaseException as error:  # every type is right by now: what is left is a bad ${reference}
         reason, *details = str(error).splitlines()
         where = next((f" in {line.split(':')[1].strip()}" for line in details if "full_key:" in line), "")
         raise ConfigError(f"configuration: bad ${{...}} reference{where}: {shorten(reason)}") from None
     check(config)
     return config
+
+
+def _merge(layers: Sequence[Mapping[str, Any]]) -> DictConfig:
+    """The schema's defaults under layers of settings, the last one on top."""
+    merged = OmegaConf.merge(OmegaConf.structured(JobConfig), *(OmegaConf.create(dict(layer)) for layer in layers))
+    assert isinstance(merged, DictConfig), "a schema and dicts"
+    return merged
 
 
 def save_config(config: JobConfig, path: Path) -> None:
@@ -87,6 +95,7 @@ def check(config: JobConfig) -> None:
         _check_setting(key, field.metadata, value, may_be_empty=value == "" == field.default)
     _check_device(config.train.device)
     _check_fanouts(config)
+    _check_model(config)
     cutoffs, monitor = config.evaluate.cutoffs, config.evaluate.monitor
     if not cutoffs:
         raise ConfigError("evaluate.cutoffs=[]: at least one cutoff K is needed, for example [10,20]")
@@ -131,6 +140,18 @@ def _check_fanouts(config: JobConfig) -> None:
         raise ConfigError(f"propagation.fanouts={spell(fanouts)}: a fanout is at least 1, or -1 for all neighbours")
     if config.propagation.engine is Engine.sampled and len(fanouts) != layers:
         raise ConfigError(f"propagation.fanouts={spell(fanouts)}: model.layers={layers} needs {layers} of them, one per layer")
+
+
+def _check_model(config: JobConfig) -> None:
+    """A setting that the chosen model has no use for may not look as if it did something."""
+    defaults = DEFAULTS[config.model.name]
+    plain: JobConfig = OmegaConf.to_object(_merge([nested(defaults.settings)]))  # type: ignore[assignment]
+    for (key, _, value), (_, _, default) in zip(walk(config), walk(plain), strict=True):
+        if key in defaults.unused and value != default:
+            raise ConfigError(
+                f"{key}={shorten(spell(value))}: model.name={config.model.name.name} has no use for it; leave it at"
+                f" {spell(default)}"
+            )
 
 
 def _read_file(file: str) -> dict[str, Any]:

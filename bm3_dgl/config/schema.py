@@ -56,6 +56,17 @@ class PartitionMethod(Enum):
     random = "random"
 
 
+class ModelName(Enum):
+    bm3 = "bm3"
+    bpr = "bpr"
+    lightgcn = "lightgcn"
+    popularity = "popularity"
+
+    def __str__(self) -> str:
+        """As a reference such as run.dir=runs/${model.name} spells it."""
+        return self.name
+
+
 class Objective(Enum):
     reference = "reference"
     paper = "paper"
@@ -132,7 +143,7 @@ class DataConfig:
     )
     titles: str = setting("", "JSON lines with itemID and title, relative to data.source; empty: none.")
     modalities: list[str] | None = setting(
-        None, "Modalities that the model uses; null: all of the dataset, []: none.", unique=True
+        None, "Modalities that a model with features uses; null: all of the dataset, []: none.", unique=True
     )
     k_core: int = setting(5, "Users and items with fewer interactions are dropped until none is left (raw formats).", low=1)
     repeats: Repeats | None = setting(
@@ -254,10 +265,20 @@ class TrainConfig:
 
 @dataclass
 class ModelConfig:
+    name: ModelName = setting(
+        ModelName.bm3,
+        "What is trained, by its paper's loss. `bpr` (matrix factorisation) and `lightgcn` draw a negative item for each pair"
+        " and read no features; `popularity` ranks by train interactions and is not trained. Defaults of their own: see"
+        " config/models.py.",
+    )
     embedding_dim: int = setting(64, "Width d of every latent vector.", low=1, high=4096)
     layers: int = setting(1, "LightGCN layers L.", low=0, high=16)
     dropout: float = setting(0.5, "Probability p that a column of the target view is zeroed.", low=0.0, high=0.99)
-    reg_weight: float = setting(0.1, "Weight lambda of the embedding norms.", low=0.0)
+    reg_weight: float = setting(
+        0.1,
+        "Weight lambda of the embedding norms: under bm3's reference objective of all rows, otherwise of the batch's, squared.",
+        low=0.0,
+    )
     cl_weight: float = setting(2.0, "Weight of alignment + masking under the reference objective; the paper's is 1.", low=0.0)
     objective: Objective = setting(Objective.reference, "`reference`: what the authors' code computes; `paper`: the equations.")
     features: Features = setting(

@@ -7,6 +7,8 @@ users, whose train items it holds anyway, and sends the lists to rank 0, which a
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -16,10 +18,11 @@ from bm3_dgl.errors import DataError
 from bm3_dgl.evaluate.metrics import ranking_metrics
 from bm3_dgl.evaluate.ranking import TopK, top_k
 from bm3_dgl.graph.store import GraphStore, Table
-from bm3_dgl.model.bm3 import BM3Head
 from bm3_dgl.model.propagation.shares import Shares
 from bm3_dgl.runtime.collectives import Team
 from bm3_dgl.types import ITEM, USER, Split
+
+FactorsOf = Callable[[torch.Tensor], torch.Tensor]  # a model's: rows of H (N, D) -> its factors of a score, on its device
 
 
 class Ranker:
@@ -49,9 +52,9 @@ class Ranker:
             [torch.zeros(1, dtype=torch.int64), torch.bincount(rows, minlength=len(counts)).cumsum(0)]
         )
 
-    def online(self, latents: dict[str, Table], head: BM3Head) -> tuple[torch.Tensor, torch.Tensor]:
-        """Equation (13)'s factors on the head's device: this rank's users (n, D), all items (I, D) by dataset index."""
-        return online_rows(head, latents[USER].local[self._own]), online_rows(head, self.all_items(latents[ITEM]))
+    def factors(self, latents: dict[str, Table], factors_of: FactorsOf) -> tuple[torch.Tensor, torch.Tensor]:
+        """What scores are products of: of this rank's users (n, D), of all items (I, D) by dataset index."""
+        return factors_of(latents[USER].local[self._own]), factors_of(self.all_items(latents[ITEM]))
 
     def all_items(self, table: Table) -> torch.Tensor:
         """A table's rows of all machines, in the order of the dataset."""
@@ -135,18 +138,6 @@ class Evaluator:
         pairs = pairs if dataset is not None else torch.empty(shape, dtype=torch.int64)
         users, items = self._team.broadcast(pairs.contiguous())
         return users, items
-
-
-def online_rows(head: BM3Head, h_ND: torch.Tensor) -> torch.Tensor:
-    """Equation (6) for evaluation: float32 (N, D) on the head's device.
-
-    Computed in float64, since the rounding of a float32 product depends on how many rows it is called with: a row's
-    result must not depend on how the rows are spread over ranks.
-    """
-    predictor = head.predictor
-    with torch.no_grad():
-        h64_ND = h_ND.to(predictor.weight.device).double()
-        return torch.addmm(predictor.bias.double(), h64_ND, predictor.weight.double().T).float()
 
 
 def _truth(dataset: Dataset, split: Split, num_users: int) -> tuple[np.ndarray, np.ndarray]:

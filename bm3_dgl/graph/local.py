@@ -37,10 +37,11 @@ class Adjacency:
 class Edges:
     """Train interactions of a batch that this machine draws; int64 (n,) each.
 
-    user_nid, user_index: the user, who may belong to another machine. item_row: the item, always an own row, so that its
-    features and free rows are local.
+    number: of the train interaction. user_nid, user_index: the user, who may belong to another machine. item_row: the item,
+    always an own row, so that its features and free rows are local.
     """
 
+    number: torch.Tensor
     user_nid: torch.Tensor
     user_index: torch.Tensor
     item_row: torch.Tensor
@@ -48,8 +49,11 @@ class Edges:
     def share(self, number: int, of: int) -> Edges:
         """The number-th of `of` nearly equal runs, in the order of their items, so that few items stand in several."""
         order = self.item_row.argsort(stable=True)
-        run = slice(number * len(self.item_row) // of, (number + 1) * len(self.item_row) // of)
-        return Edges(*(ends[order[run]] for ends in (self.user_nid, self.user_index, self.item_row)))
+        return self[order[number * len(order) // of : (number + 1) * len(order) // of]]
+
+    def __getitem__(self, places: torch.Tensor) -> Edges:
+        """Those at int64 places, or where a bool mask is true."""
+        return Edges(*(ends[places] for ends in (self.number, self.user_nid, self.user_index, self.item_row)))
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ class LocalGraph:
         else:
             place = torch.searchsorted(self.edge_ids, ids).clamp_(max=len(self.edge_ids) - 1)
             place = place[self.edge_ids[place] == ids]
-        return Edges(self.edge_user[place], self.edge_index[place], self.edge_item[place])
+        return Edges(self.edge_ids[place], self.edge_user[place], self.edge_index[place], self.edge_item[place])
 
 
 @dataclass(frozen=True)

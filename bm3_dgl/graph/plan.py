@@ -14,6 +14,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from bm3_dgl.config.models import DEFAULTS
 from bm3_dgl.config.schema import Engine, Features, JobConfig, Precision
 from bm3_dgl.graph.measure import Graph, PartReport
 from bm3_dgl.runtime.collectives import MAIL_BYTES
@@ -92,6 +93,8 @@ class Job:
 
 def modality_widths(config: JobConfig, have: Mapping[str, int]) -> dict[str, int]:
     """Raw widths of the modalities that the model uses, of those that there are."""
+    if not DEFAULTS[config.model.name].features:
+        return {}
     names = config.data.modalities if config.data.modalities is not None else list(have)
     return {name: have[name] for name in names if name in have}
 

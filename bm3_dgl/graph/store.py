@@ -98,6 +98,13 @@ class GraphStore:
             edges[etype] = (neighbors, nids.repeat_interleave(counts))
         return dgl.heterograph(edges, num_nodes_dict=self.local.num_nodes)
 
+    def neighbors(self, ntype: str, nids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """All neighbours of nodes of any machine; nids: int64 (n,), ascending global_nids of one type.
+
+        Returns how many each has, int64 (n,), and their global_nids, int64, node by node, in no particular order.
+        """
+        return self._draw(ntype, nids, -1, 0)
+
     def _draw(self, ntype: str, nids: torch.Tensor, fanout: int, key: int) -> tuple[torch.Tensor, torch.Tensor]:
         """For nodes in ascending order: how many neighbours were drawn, and their global_nids."""
         from dgl.distributed import rpc

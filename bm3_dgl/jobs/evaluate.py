@@ -21,9 +21,15 @@ def main(config: JobConfig) -> None:
         popularity = {split.name: evaluator.popularity(split) for split in (Split.valid, Split.test)}
         if session.team.ranks.leads:
             which = config.recommend.checkpoint.name
-            result = {"checkpoint": which, "step": progress.step, **metrics, "popularity": popularity}
+            result = {
+                "model": config.model.name.name,
+                "checkpoint": which,
+                "step": progress.step,
+                **metrics,
+                "popularity": popularity,
+            }
             write_json(session.run_dir / "evaluation.json", result)
-            print(metrics_table(metrics, popularity))
+            print(metrics_table(config.model.name, metrics, popularity))
             print(f"{which} checkpoint, step {progress.step}; written: {session.run_dir / 'evaluation.json'}")
 
 

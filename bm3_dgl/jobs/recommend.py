@@ -28,7 +28,7 @@ def main(config: JobConfig) -> None:
         load_trained(session)
         ranker = Ranker(session.store, session.shares, block_users=config.evaluate.block_users)
         latents = session.model.engine.latents()
-        users, items = ranker.online(latents, session.model.head)
+        users, items = ranker.factors(latents, session.model.factors)
         top = ranker.top_k(users, items, config.recommend.top_k, torch.ones(len(users), dtype=torch.bool))
         by_user = torch.argsort(ranker.user_index)
         top = TopK(top.items.cpu()[by_user], top.scores.cpu()[by_user])

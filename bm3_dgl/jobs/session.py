@@ -23,10 +23,11 @@ from bm3_dgl.graph.partition import Partition, ensure_partition
 from bm3_dgl.graph.plan import Job, modality_widths, shared_bytes
 from bm3_dgl.graph.store import GraphStore
 from bm3_dgl.jobs.agreement import agree_on_config, agree_on_partition, agree_on_run_dir
-from bm3_dgl.model.bm3 import BM3Head
-from bm3_dgl.model.propagation import base, exact, sampled
+from bm3_dgl.model.head import Head
+from bm3_dgl.model.propagation import base, counts, exact, sampled
 from bm3_dgl.model.propagation.operator import dtype_of
 from bm3_dgl.model.propagation.shares import Shares
+from bm3_dgl.model.registry import HEADS
 from bm3_dgl.runtime.collectives import HeadGradients, Team
 from bm3_dgl.runtime.company import Company
 from bm3_dgl.runtime.meeting import meet, open_store
@@ -58,6 +59,7 @@ class Session:
         config, team = self.config, self.team
         identity: dict[str, Any] = {
             "dataset": self.store.partition.manifest["dataset_hash"],
+            "model.name": config.model.name.name,
             "modalities": {name: raw.shape[1] for name, raw in self.model.raw.items()},
             "model.embedding_dim": config.model.embedding_dim,
             "model.layers": config.model.layers,
@@ -148,19 +150,23 @@ def _session(config: JobConfig, store: GraphStore, dataset: Dataset | None, bega
 
 def build_model(config: JobConfig, store: GraphStore, shares: Shares) -> Model:
     """Head, tables and engine at their initial values. COLLECTIVE."""
+    kind = HEADS[config.model.name]
     names = config.data.modalities if config.data.modalities is not None else list(store.partition.manifest["features"])
+    names = names if kind.needs.views else []
     # Trainable features become a float32 table; others are only read.
     read_only = config.model.features is not Features.trainable
     dtype = dtype_of(config.train.precision) if read_only else torch.float32
     raw = {name: store.feature_rows(name, dtype) for name in names}
-    head = BM3Head(config.model, {name: rows.shape[1] for name, rows in raw.items()}, seed=config.train.seed)
-    head.to(head_device(config.train.device, store.team.ranks))
-    optimizer = torch.optim.Adam(head.parameters(), lr=config.train.learning_rate)
+    head = kind(config.model, {name: rows.shape[1] for name, rows in raw.items()}, seed=config.train.seed)
+    device = head_device(config.train.device, store.team.ranks)
+    head.to(device)
+    weights = list(head.parameters())
+    optimizer = torch.optim.Adam([{"params": weights}], lr=config.train.learning_rate)  # a group may be empty, a list not
     wrapped: torch.nn.Module = head
-    if not store.team.alone:
+    if weights and not store.team.alone:
         wrapped = DistributedDataParallel(head, broadcast_buffers=False)
-        wrapped.register_comm_hook(HeadGradients(head.parameters()), store.team.average_gradients)
-    model = Model(head, wrapped, optimizer, _engine(config, store, shares), raw=raw)
+        wrapped.register_comm_hook(HeadGradients(weights), store.team.average_gradients)
+    model = Model(head, wrapped, optimizer, _engine(config, store, shares, kind), device, raw=raw)
     sparse = config.propagation.engine is Engine.sampled
     for name, rows in raw.items():
         if config.model.features is Features.residual:
@@ -171,11 +177,13 @@ def build_model(config: JobConfig, store: GraphStore, shares: Shares) -> Model:
     return model
 
 
-def _engine(config: JobConfig, store: GraphStore, shares: Shares) -> base.Engine:
-    seed, threads = config.train.seed, torch.get_num_threads()
+def _engine(config: JobConfig, store: GraphStore, shares: Shares, kind: type[Head]) -> base.Engine:
+    if not kind.terms:
+        return counts.CountEngine(store, shares)
+    seed, threads, model, needs = config.train.seed, torch.get_num_threads(), config.model, kind.needs
     if config.propagation.engine is Engine.exact:
-        return exact.ExactEngine(store, shares, config.model, config.train.precision, seed=seed, threads=threads)
-    return sampled.SampledEngine(store, shares, config.model, config.propagation, seed=seed, threads=threads)
+        return exact.ExactEngine(store, shares, model, needs, config.train.precision, seed=seed, threads=threads)
+    return sampled.SampledEngine(store, shares, model, needs, config.propagation, seed=seed, threads=threads)
 
 
 def check_shared_memory(config: JobConfig, partition: Partition, ranks: Ranks) -> None:

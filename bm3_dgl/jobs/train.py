@@ -7,10 +7,12 @@ import time
 from pathlib import Path
 
 from bm3_dgl.config import JobConfig, save_config
+from bm3_dgl.config.schema import ModelName
 from bm3_dgl.evaluate.evaluator import Evaluator, Ranker
 from bm3_dgl.jobs.run_dir import Claim, claim
 from bm3_dgl.jobs.session import Session, open_session
 from bm3_dgl.log import logger
+from bm3_dgl.model.registry import HEADS
 from bm3_dgl.runtime.lifeline import on_sigterm
 from bm3_dgl.train.checkpoint import Checkpoints, Progress
 from bm3_dgl.train.early_stop import EarlyStop
@@ -68,7 +70,7 @@ def make_evaluator(session: Session) -> Evaluator:
 def evaluate_split(session: Session, evaluator: Evaluator, split: Split) -> dict[str, float]:
     """Metrics of the model as it stands. COLLECTIVE."""
     model = session.model
-    users, items = evaluator.ranker.online(model.engine.latents(), model.head)
+    users, items = evaluator.ranker.factors(model.engine.latents(), model.factors)
     return evaluator.evaluate(split, users, items)
 
 
@@ -129,6 +131,7 @@ def _finish(session: Session, checkpoints: Checkpoints, evaluator: Evaluator, ou
         print(report(json.loads(path.read_text(encoding="utf-8")), session.run_dir))
         return
     summary = {
+        "model": session.config.model.name.name,
         "best_epoch": outcome.best_epoch,
         "epochs_run": outcome.epochs_run,
         "world_size": session.team.ranks.world_size,
@@ -157,6 +160,7 @@ def _finish_trial(session: Session, outcome: Outcome, seconds: dict[str, float |
     if not session.team.ranks.leads:
         return
     summary = {
+        "model": session.config.model.name.name,
         "trial_steps": len(outcome.step_seconds),
         "world_size": session.team.ranks.world_size,
         "seconds": seconds,
@@ -176,12 +180,14 @@ def phases_per_step(outcome: Outcome) -> dict[str, float]:
 
 
 def report(summary: dict, run_dir: Path) -> str:
-    """The run's result for a terminal: BM3 beside the popularity ranking."""
-    seconds = summary["seconds"]
-    lines = [metrics_table({split: summary[split] for split in ("valid", "test")}, summary["popularity"])]
+    """The run's result for a terminal: the model beside the popularity ranking."""
+    seconds, name = summary["seconds"], ModelName[summary["model"]]
+    lines = [metrics_table(name, {split: summary[split] for split in ("valid", "test")}, summary["popularity"])]
+    trained = f"best epoch {summary['best_epoch']} of {summary['epochs_run']}" if HEADS[name].terms else "nothing to train"
+    epoch = f", epoch {seconds['train_epoch']}" if HEADS[name].terms else ""
     lines.append(
-        f"best epoch {summary['best_epoch']} of {summary['epochs_run']}, {summary['world_size']} ranks;"
-        f" seconds: start-up {seconds['startup']}, epoch {seconds['train_epoch']}, evaluation {seconds['evaluation']}"
+        f"{trained}, {summary['world_size']} ranks;"
+        f" seconds: start-up {seconds['startup']}{epoch}, evaluation {seconds['evaluation']}"
     )
     if "network_per_step" in summary:
         costs = summary["network_per_step"].items()
@@ -195,14 +201,14 @@ def report(summary: dict, run_dir: Path) -> str:
     return "\n".join(lines)
 
 
-def metrics_table(metrics: dict[str, dict[str, float]], popularity: dict[str, dict[str, float]]) -> str:
-    """Metrics per split, BM3 above the popularity ranking."""
+def metrics_table(model: ModelName, metrics: dict[str, dict[str, float]], popularity: dict[str, dict[str, float]]) -> str:
+    """Metrics per split, the model above the popularity ranking."""
     metrics = {split: values for split, values in metrics.items() if values}  # a split may have no users
     names = list(next(iter(metrics.values())))
     width = max(len(name) for name in names) + 2
     lines = [" " * 24 + "".join(f"{name:>{width}}" for name in names)]
     for split, values in metrics.items():
-        for label, row in (("BM3", values), ("popularity", popularity[split])):
+        for label, row in {HEADS[model].title: values, "popularity": popularity[split]}.items():
             lines.append(f"{split:10}{label:14}" + "".join(f"{row[name]:>{width}.4f}" for name in names))
     return "\n".join(lines)
 

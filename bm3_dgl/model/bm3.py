@@ -22,60 +22,27 @@ Everything about an item alone is computed once for each item, however many pair
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 from torch.nn.functional import linear
 
 from bm3_dgl.config.schema import LossTerm, ModelConfig, Objective
+from bm3_dgl.model.head import BatchRows, Head, Losses, Needs
 from bm3_dgl.model.losses import cosine_term, squared_norms
 from bm3_dgl.model.views import target_view
 from bm3_dgl.runtime.random import derive
 
 
-@dataclass
-class BatchRows:
-    """What the head reads for its B pairs of N distinct items; float32, features float32 or bfloat16.
+class BM3Head(Head):
+    """One projector per modality and one predictor: all the dense weights."""
 
-    item_B: int64, the row of each pair's item; pairs_N: float32, the pairs of each item.
-    features: modality -> e_m, (N, V). residual: modality -> the items' free rows (N, D), absent where not in use.
-    dropout, modality_dropout: node type or modality -> multiplier of equation (5), (B, D) of users, (N, D) of the others.
-    """
-
-    h_user_BD: torch.Tensor
-    h_item_ND: torch.Tensor
-    item_B: torch.Tensor
-    pairs_N: torch.Tensor
-    features: dict[str, torch.Tensor] = field(default_factory=dict)
-    residual: dict[str, torch.Tensor] = field(default_factory=dict)
-    dropout: dict[str, torch.Tensor] = field(default_factory=dict)
-    modality_dropout: dict[str, torch.Tensor] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Losses:
-    """Terms of equation (12), each shape (), divided by the pairs of the whole batch; `total` is weighted."""
-
-    reconstruction: torch.Tensor
-    alignment: torch.Tensor
-    masking: torch.Tensor
-    regulariser: torch.Tensor
-    total: torch.Tensor
-
-    def detached(self) -> torch.Tensor:
-        """float64 (5,): the terms in the order of the fields, for logging."""
-        terms = (self.reconstruction, self.alignment, self.masking, self.regulariser, self.total)
-        return torch.stack([term.detach() for term in terms]).double().cpu()
-
-
-class BM3Head(nn.Module):
-    """One projector per modality and one predictor: all the dense weights, the same on every rank."""
+    title = "BM3"
+    terms = ("reconstruction", "alignment", "masking", "regulariser")
+    needs = Needs(views=True, item_residual=True)
 
     def __init__(self, config: ModelConfig, widths: Mapping[str, int], *, seed: int) -> None:
-        """widths: modality -> raw width V; may be empty."""
-        super().__init__()
-        self.config = config
+        super().__init__(config, widths, seed=seed)
         # Prefixed: a modality may have the name of a method of ModuleDict.
         self.projectors = nn.ModuleDict(
             {f"of_{name}": nn.Linear(width, config.embedding_dim) for name, width in widths.items()}
@@ -85,7 +52,6 @@ class BM3Head(nn.Module):
         self._initialise(seed)
 
     def forward(self, rows: BatchRows, num_pairs: int) -> Losses:
-        """Losses of this rank's pairs, as parts of the mean over the num_pairs of the whole batch."""
         use, objective = self.config.losses, self.config.objective
         target_user_BD = target_view(rows.h_user_BD, rows.dropout["user"])  # (5)
         target_item_ND = target_view(rows.h_item_ND, rows.dropout["item"])
@@ -109,6 +75,16 @@ class BM3Head(nn.Module):
         reg = squared_norms(rows.h_user_BD, rows.h_item_ND, rows.pairs_N) if objective is Objective.paper else zero
         return self._weigh(rec, align, mask, reg, zero, num_pairs)  # (12)
 
+    @torch.no_grad()
+    def factors(self, h_ND: torch.Tensor) -> torch.Tensor:
+        """Equation (6), as (13) multiplies it.
+
+        Computed in float64, since the rounding of a float32 product depends on how many rows it is called with: a row's
+        result must not depend on how the rows are spread over ranks.
+        """
+        weight, bias = self.predictor.weight.double(), self.predictor.bias.double()
+        return torch.addmm(bias, h_ND.double(), weight.T).float()
+
     def modality_latent(self, name: str, feature_NV: torch.Tensor, residual_ND: torch.Tensor | None) -> torch.Tensor:
         """Equation (1): h_m = e_m W_m + b_m, plus the item's free row where there is one. (N, D)."""
         projector = self.projectors[f"of_{name}"]
@@ -130,7 +106,8 @@ class BM3Head(nn.Module):
         contrast = self.config.cl_weight if self.config.objective is Objective.reference else 1.0
         rec, align, mask, reg = (term / num_pairs for term in (rec, align, mask, reg))
         reg = self.config.reg_weight * reg
-        return Losses(rec, align, mask, reg, rec + contrast * (align + mask) + reg + zero)
+        terms = dict(zip(self.terms, (rec, align, mask, reg), strict=True))
+        return Losses(terms, rec + contrast * (align + mask) + reg + zero)
 
     @torch.no_grad()
     def _initialise(self, seed: int) -> None:

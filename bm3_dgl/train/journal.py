@@ -12,8 +12,7 @@ from tqdm import tqdm
 
 from bm3_dgl.log import logger
 
-TERMS = ("reconstruction", "alignment", "masking", "regulariser", "total")
-_SHORT = ("rec", "align", "mask", "reg", "loss")
+_SHORT = {"reconstruction": "rec", "alignment": "align", "masking": "mask", "regulariser": "reg", "total": "loss"}
 _REFRESH_STEPS = 10  # steps between two looks at the loss: each look waits for the device
 
 
@@ -42,7 +41,8 @@ class Journal:
         if not self._bar.disable and self._tick % _REFRESH_STEPS == 0:
             rate = self._bar.format_dict["rate"] or 0.0
             values = (losses.detached() * self._world_size).tolist()
-            terms = " ".join(f"{name} {value:.3f}" for name, value in zip(_SHORT, values, strict=True))
+            names = (_SHORT.get(name, name) for name in (*losses.terms, "total"))
+            terms = " ".join(f"{name} {value:.3f}" for name, value in zip(names, values, strict=True))
             self._bar.set_description(f"epoch {epoch}")
             self._bar.set_postfix_str(f"{rate * num_pairs:,.0f} pairs/s, {terms}")
 

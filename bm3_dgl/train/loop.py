@@ -19,7 +19,7 @@ from bm3_dgl.errors import DivergedError, Terminated
 from bm3_dgl.runtime.collectives import Team
 from bm3_dgl.train.checkpoint import Checkpoints, Progress
 from bm3_dgl.train.early_stop import EarlyStop
-from bm3_dgl.train.journal import TERMS, Journal
+from bm3_dgl.train.journal import Journal
 from bm3_dgl.train.order import EpochOrder, batches_per_epoch
 from bm3_dgl.train.profile import Profiler
 from bm3_dgl.train.step import Model, Stepper
@@ -63,7 +63,10 @@ class Loop:
     _end_soon: bool = False
     _warm: bool = False  # a step has been done
     _saved: int = -1  # step of the newest checkpoint
-    sums: torch.Tensor = field(default_factory=lambda: torch.zeros(len(TERMS), dtype=torch.float64))
+    sums: torch.Tensor = field(init=False)  # of the model's loss terms over this rank's steps of the epoch
+
+    def __post_init__(self) -> None:
+        self.sums = torch.zeros(len(self.model.terms), dtype=torch.float64)
 
     def end_soon(self) -> None:
         """Ask for a checkpoint and the end after this step; from a signal handler of any one rank."""
@@ -71,6 +74,8 @@ class Loop:
 
     def run(self, start: Progress | None) -> Outcome:
         """Train from `start`, or from the beginning, to the last epoch or an early stop. COLLECTIVE."""
+        if not self.model.terms:
+            return self._judge(start)
         train, outcome = self.config.train, Outcome()
         batch_size = train.batch_size * self.team.ranks.world_size
         batches = batches_per_epoch(self.num_train, batch_size)
@@ -109,6 +114,19 @@ class Loop:
         outcome.best_epoch, outcome.stopped_early = self.early_stop.best_epoch, self.early_stop.stops
         return outcome
 
+    def _judge(self, start: Progress | None) -> Outcome:
+        """The whole run of a model that is not trained: one evaluation, kept as the best."""
+        outcome = Outcome()
+        if start is None:
+            began = time.monotonic()
+            metrics = self.evaluate()
+            outcome.evaluate_seconds.append(time.monotonic() - began)
+            if self.journal is not None:
+                self.journal.record("valid", step=0, epoch=0, **metrics, seconds=outcome.evaluate_seconds[0])
+            self.early_stop.update(metrics[self.monitor], 0)
+            self._save(0, best=True)
+        return outcome
+
     @contextlib.contextmanager
     def _timed(self, outcome: Outcome) -> Iterator[None]:
         """Time a step. The first of a process compiles and maps memory, and is not counted."""
@@ -134,7 +152,7 @@ class Loop:
             raise Terminated(f"train: ended by SIGTERM after step {step}, which is saved; go on with train.resume=true")
 
     def _end_epoch(self, epoch: int, step: int, batches: int, outcome: Outcome) -> None:
-        losses = dict(zip(TERMS, (self._total_sums() / batches).tolist(), strict=True))
+        losses = dict(zip(self.model.terms, (self._total_sums() / batches).tolist(), strict=True))
         self.sums.zero_()
         best, last = False, epoch == self.config.train.epochs
         if epoch % self.config.evaluate.every == 0 or last:
@@ -186,7 +204,7 @@ class Loop:
         """Loss terms summed over the ranks. Raises DivergedError on every rank alike."""
         total = self.team.sum(self.sums.clone())
         if not bool(total.isfinite().all()):
-            terms = ", ".join(name for name, value in zip(TERMS, total.tolist(), strict=True) if value - value != 0)
+            terms = ", ".join(name for name, value in zip(self.model.terms, total.tolist(), strict=True) if value - value != 0)
             raise DivergedError(
                 f"train: the loss is no longer finite ({terms}); lower train.learning_rate={self.config.train.learning_rate},"
                 " and resume from the last checkpoint with train.resume=true"

@@ -18,6 +18,7 @@ import torch.multiprocessing as mp
 
 from bm3_dgl.config import JobConfig, load_config
 from bm3_dgl.config.schema import PartitionMethod
+from bm3_dgl.data.dataset import Dataset, open_dataset
 from bm3_dgl.data.prepare import prepare
 from bm3_dgl.graph.local import build_local_graph, edges_of_part
 from bm3_dgl.graph.partition import Partition, open_partition, partition
@@ -29,7 +30,7 @@ from bm3_dgl.runtime.ranks import Ranks
 from bm3_dgl.train.checkpoint import Checkpoints, Progress
 from bm3_dgl.train.order import EpochOrder
 from bm3_dgl.train.step import Stepper
-from bm3_dgl.types import NODE_TYPES
+from bm3_dgl.types import NODE_TYPES, Split
 from tests.jobs import parameters
 
 STEPS, GLOBAL_BATCH = 5, 96
@@ -39,13 +40,14 @@ TOLERANCE = 1e-4  # Adam's first steps divide a gradient by its own size, so the
 class FileStore:
     """A GraphStore whose tables are files that all machines of the test map."""
 
-    def __init__(self, part_of: Partition, team: Team, directory: Path) -> None:
+    def __init__(self, part_of: Partition, team: Team, directory: Path, dataset: Dataset) -> None:
         import dgl
 
         self.partition, self.team, self.part = part_of, team, team.ranks.machine
-        self._directory = directory
+        self._directory, self._dataset = directory, dataset
         graph, _, _, book, *_ = dgl.distributed.load_partition(str(part_of.part_config), self.part)
         counts = part_of.manifest["counts"]
+        self.item_index = torch.from_numpy(part_of.node_map("item"))
         self.local = build_local_graph(
             edges_of_part(graph, book),
             part_range={ntype: part_of.part_range(self.part, ntype) for ntype in NODE_TYPES},
@@ -63,6 +65,14 @@ class FileStore:
         start = self.local.start[ntype]
         return Table(name, ntype, whole[start : start + self.local.num_own[ntype]], start, whole)
 
+    def neighbors(self, ntype: str, nids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """As graph servers would answer, out of the dataset."""
+        assert ntype == "user"
+        users, items = (torch.from_numpy(ends).long() for ends in self._dataset.interactions(Split.train))
+        known = [items[users == user] for user in torch.from_numpy(self.partition.node_map("user"))[nids]]
+        nid_of = self.item_index.argsort()
+        return torch.tensor([len(own) for own in known]), nid_of[torch.cat(known)]
+
     machine_buffer = GraphStore.machine_buffer
 
     feature_rows = GraphStore.feature_rows
@@ -76,7 +86,8 @@ def work(rank: int, machines: int, ranks_each: int, home: str, name: str, tag: s
     dist.init_process_group("gloo", init_method=f"file://{run_dir}/rendezvous", rank=rank, world_size=world)
     ranks = Ranks(rank, world, rank % ranks_each, ranks_each, rank // ranks_each, machines)
     team = Team(ranks, tag=tag)
-    store: Any = FileStore(open_partition(Path(home) / f"parts-{machines}"), team, run_dir)
+    dataset = open_dataset(Path(home) / "data")
+    store: Any = FileStore(open_partition(Path(home) / f"parts-{machines}"), team, run_dir, dataset)
     config = load_config(None, [*settings(Path(home)), f"train.batch_size={GLOBAL_BATCH // world}", *overrides])
     shares = Shares(store.local, team)
     model = build_model(config, store, shares)
@@ -115,7 +126,12 @@ def train(home: Path, machines: int, ranks_each: int, *overrides: str) -> dict[s
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    "overrides", [["model.layers=3"], ["model.layers=1", "model.features=trainable", "model.objective=paper"]]
+    "overrides",
+    [
+        ["model.layers=3"],
+        ["model.layers=1", "model.features=trainable", "model.objective=paper"],
+        ["model.name=lightgcn", "model.layers=2"],
+    ],
 )
 def test_machines_do_not_change_the_result(home: Path, overrides: list[str]) -> None:
     one = train(home, 1, 1, *overrides)

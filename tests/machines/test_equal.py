@@ -84,3 +84,10 @@ def halo_bytes(run_dir: Path, machines: int) -> int:
     (report,) = (run_dir.parent / "data" / "parts").glob(f"metis-{machines}/parts.json")
     parts = json.loads(report.read_text(encoding="utf-8"))["report"]["parts"]
     return sum(part["halo_users"] + part["halo_items"] for part in parts) * 16 * 4 * 2 * 2  # width 16, 2 layers
+
+
+def test_negatives_of_users_of_another_machine(network: Network, home: Path) -> None:
+    """Which items such a user knows, only that machine's graph server can tell."""
+    settings = ["model.name=lightgcn", "model.layers=2", "train.epochs=2", "model.reg_weight=0.1"]
+    one, two = (train(network, home, machines, 1, *settings, name=f"lightgcn-{machines}x1") for machines in (1, 2))
+    assert_close(two, one)

@@ -39,11 +39,15 @@ class Engine(Protocol):
         """h_user_BD, h_item_ND of equation (4), float32 on the CPU, part of an autograd graph."""
         ...
 
+    def initial(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The rows of E, layer 0, of the last look-up's pairs, shaped and differentiable as those of H."""
+        ...
+
     def regulariser(self) -> torch.Tensor:
         """This rank's part, shape (), of the reference objective's norm term for the last look-up.
 
         The parts of all ranks add up to its value, and their gradients to its gradient, as far as these flow through
-        `lookup`'s rows; what does not is added by `update`.
+        `lookup`'s rows; what does not is added by `update`. 0 under the paper's objective.
         """
         ...
 

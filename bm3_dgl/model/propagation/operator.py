@@ -2,6 +2,8 @@
 
     P = 1/(L+1) sum_{l=0..L} A-hat^l  (+ identity on items),   A-hat = D^-1/2 A D^-1/2        equations (3), (4)
 
+The identity is BM3's (its item residual); without it P is LightGCN's.
+
 A-hat is symmetric and the identity diagonal, so P is symmetric and dE = P dH. The sum is taken by Horner's rule,
 Y_0 = E, Y_{k+1} = E + A-hat Y_k, so one table of scratch serves any number of layers and the last layer is written
 where it is wanted. Each rank computes its own rows; before a layer reads, all rows of the layer before must be there
@@ -48,6 +50,7 @@ class Propagator:
         layers: int,
         width: int,
         objective: Objective,
+        item_residual: bool,
         threads: int,
         precision: Precision = Precision.float32,
         gradients: bool = False,
@@ -56,6 +59,7 @@ class Propagator:
         self.layers = layers
         self._team = store.team
         self._shares = shares
+        self._item_extra = float(item_residual)
         self._width, self._lanes = width, lanes_of(width)
         self._dtype = dtype_of(precision)
         self._adjacency = store.local.adjacency if layers else _without_edges(store.local.adjacency)
@@ -117,7 +121,7 @@ class Propagator:
             current = target
         self._complete(current)
         mean = 1.0 / (self.layers + 1)
-        return self._layer(current, base, mean, 1.0, mean, emit, done)
+        return self._layer(current, base, mean, self._item_extra, mean, emit, done)
 
     def _complete(self, rows: Rows) -> None:
         """Wait until every rank has written its rows, and fetch those of other machines."""

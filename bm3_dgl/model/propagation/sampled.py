@@ -20,6 +20,7 @@ import torch
 from bm3_dgl.config.schema import ModelConfig, Objective, PropagationConfig
 from bm3_dgl.graph.local import OTHER
 from bm3_dgl.graph.store import GraphStore, Table
+from bm3_dgl.model.head import Needs
 from bm3_dgl.model.propagation.adam import TableAdam
 from bm3_dgl.model.propagation.base import SeedPairs, initial_embeddings
 from bm3_dgl.model.propagation.operator import Propagator
@@ -38,6 +39,7 @@ class SampledEngine:
         store: GraphStore,
         shares: Shares,
         config: ModelConfig,
+        needs: Needs,
         propagation: PropagationConfig,
         *,
         seed: int,
@@ -46,6 +48,7 @@ class SampledEngine:
         width = config.embedding_dim
         self._store, self._team, self._shares = store, store.team, shares
         self._fanouts = list(propagation.fanouts)
+        self._item_residual = needs.item_residual
         self._seed, self._step = seed, 0  # step: of the last look-up, from 1
         self._epsilon = 1e-7 if config.objective is Objective.reference else 0.0
         self._norm_weight = config.reg_weight / store.local.num_nodes[ITEM] if config.objective is Objective.reference else 0.0
@@ -56,19 +59,32 @@ class SampledEngine:
         self.embeddings = {n: TableAdam(store, self._tables[n], shares.own[n], sparse=True) for n in NODE_TYPES}
         self._latent = {ntype: store.table(f"latent_{ntype}", ntype, width) for ntype in NODE_TYPES}
         self._propagator = Propagator(
-            store, shares, layers=config.layers, width=width, objective=config.objective, threads=threads
+            store,
+            shares,
+            layers=config.layers,
+            width=width,
+            objective=config.objective,
+            item_residual=needs.item_residual,
+            threads=threads,
         )
         self._squares = torch.zeros(2)
+        self._x: dict[str, torch.Tensor] = {}  # E of the nodes of the last look-up, leaves of autograd
+        self._user_place = torch.empty(0, dtype=torch.int64)
+        self._num_items = 0
         initial_embeddings(store, shares, self._tables, seed=seed)
         self._team.barrier()
 
     def lookup(self, pairs: SeedPairs) -> tuple[torch.Tensor, torch.Tensor]:
         self._step = pairs.step + 1
-        users, user_place = torch.unique(pairs.user_nids, return_inverse=True)
+        users, self._user_place = torch.unique(pairs.user_nids, return_inverse=True)
+        self._num_items = len(pairs.item_nids)
         latent = self._propagate({USER: users, ITEM: pairs.item_nids})
-        h_user_BD, h_item_ND = latent[USER][user_place], latent[ITEM]
+        h_user_BD, h_item_ND = latent[USER][self._user_place], latent[ITEM]
         self._estimate_norms(pairs, h_user_BD, h_item_ND)
         return h_user_BD, h_item_ND
+
+    def initial(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._x[USER][self._user_place], self._x[ITEM][: self._num_items]  # a look-up's seeds come first
 
     def regulariser(self) -> torch.Tensor:
         if self._norm_weight == 0.0:
@@ -100,15 +116,15 @@ class SampledEngine:
         """h of the seed nodes, per type, by equation (4)."""
         blocks = self._draw_blocks(seeds)
         inputs = {n: blocks[0].srcnodes[n].data["_ID"] for n in NODE_TYPES} if blocks else seeds
-        x = {ntype: self._look_up(ntype, inputs[ntype]) for ntype in NODE_TYPES}
+        self._x = x = {ntype: self._look_up(ntype, inputs[ntype]) for ntype in NODE_TYPES}
         y = x
         for block in blocks:
             y = {ntype: self._block_layer(block, ntype, x, y) for ntype in NODE_TYPES}
         mean = 1.0 / (len(self._fanouts) + 1)
-        return {
-            USER: y[USER] * mean,
-            ITEM: y[ITEM] * mean + x[ITEM][: len(seeds[ITEM])],
-        }
+        h = {ntype: y[ntype] * mean for ntype in NODE_TYPES}
+        if self._item_residual:
+            h[ITEM] = h[ITEM] + x[ITEM][: len(seeds[ITEM])]
+        return h
 
     def _look_up(self, ntype: str, nids: torch.Tensor) -> torch.Tensor:
         """Embeddings of nodes, a leaf of autograd."""

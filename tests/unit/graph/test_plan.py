@@ -37,7 +37,8 @@ from bm3_dgl.graph.plan import (
 from bm3_dgl.graph.store import GraphStore, Table
 from bm3_dgl.jobs import session as session_module
 from bm3_dgl.jobs.session import check_shared_memory, open_session
-from bm3_dgl.model.bm3 import BatchRows, BM3Head
+from bm3_dgl.model.bm3 import BM3Head
+from bm3_dgl.model.head import BatchRows
 from bm3_dgl.runtime.ranks import Ranks
 from bm3_dgl.train.checkpoint import Progress
 from bm3_dgl.types import ITEM, NODE_TYPES, USER, Split

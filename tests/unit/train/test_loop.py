@@ -11,7 +11,7 @@ import torch
 
 from bm3_dgl.config import load_config
 from bm3_dgl.errors import DivergedError
-from bm3_dgl.model.bm3 import Losses
+from bm3_dgl.model.head import Losses
 from bm3_dgl.runtime.collectives import Team
 from bm3_dgl.runtime.ranks import Ranks
 from bm3_dgl.train.checkpoint import Progress
@@ -22,7 +22,9 @@ NUM_TRAIN, BATCH = 10, 4
 
 
 class Recorder:
-    """Stands for Stepper and Checkpoints; recall is scripted."""
+    """Stands for Model, Stepper and Checkpoints; recall is scripted."""
+
+    terms: tuple[str, ...] = ("ranking", "regulariser", "total")
 
     def __init__(self, recalls: list[float], *, bad_step: int = -1) -> None:
         self.steps: list[list[int]] = []
@@ -32,7 +34,7 @@ class Recorder:
     def step(self, ids: torch.Tensor, step: int) -> Losses:
         self.steps.append(ids.tolist())
         value = torch.tensor(float("nan") if step == self._bad_step else 1.0)
-        return Losses(value, value, value, value, value)
+        return Losses({"ranking": value, "regulariser": value}, value)
 
     def save(self, model: Any, progress: Progress, *, best: bool, keep: int) -> None:
         self.saves.append((progress.step, best))
@@ -46,6 +48,16 @@ def make(recorder: Recorder, *overrides: str) -> Loop:
     stop = EarlyStop(config.train.patience, config.train.burn_in)
     fake: Any = recorder
     return Loop(config, Team(Ranks()), fake, fake, fake, recorder.evaluate, "recall@20", NUM_TRAIN, None, stop)
+
+
+def test_a_model_without_losses_is_judged_once_and_kept() -> None:
+    recorder = Recorder([0.4])
+    recorder.terms = ()
+    outcome = make(recorder, "train.epochs=50").run(None)
+    assert recorder.steps == [] and recorder.saves == [(0, True)]
+    assert (outcome.epochs_run, outcome.best_epoch, outcome.stopped_early) == (0, 0, False)
+    again = make(recorder, "train.epochs=50").run(Progress(0, {}))
+    assert again.evaluate_seconds == [] and recorder.saves == [(0, True)], "a resumed one is done"
 
 
 def test_every_pair_once_an_epoch_and_an_early_end() -> None:
@@ -62,7 +74,7 @@ def test_resume_meets_the_rest_of_the_epoch() -> None:
     whole = Recorder([0.1, 0.2])
     make(whole, "train.epochs=2").run(None)
     rest = Recorder([0.1, 0.2])
-    state = {"early_stop": EarlyStop(1, 0).state(), "sums": [1.0] * 5}
+    state = {"early_stop": EarlyStop(1, 0).state(), "sums": [1.0] * 3}
     outcome = make(rest, "train.epochs=2").run(Progress(1, state))
     assert rest.steps == whole.steps[1:] and outcome.epochs_run == 2
 
@@ -81,6 +93,6 @@ def test_checkpoints_in_mid_epoch() -> None:
 
 def test_a_loss_that_is_not_finite_is_never_saved() -> None:
     recorder = Recorder([0.1, 0.2], bad_step=4)
-    with pytest.raises(DivergedError, match=r"no longer finite \(reconstruction, .*lower train.learning_rate=0.001"):
+    with pytest.raises(DivergedError, match=r"no longer finite \(ranking, .*lower train.learning_rate=0.001"):
         make(recorder, "train.epochs=2").run(None)
     assert recorder.saves == [(3, True)]

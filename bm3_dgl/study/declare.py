@@ -167,12 +167,12 @@ def _override(text: str) -> dict[str, Any]:
 
 
 def _grid(study: Study, grid: Mapping[str, list[str]]) -> Study:
-    short = {key: key.rpartition(".")[2] for key in grid}
     variants = []
     for values in itertools.product(*grid.values()):
-        pairs = list(zip(grid, values, strict=True))
-        name = ", ".join(f"{short[key]}={value}" for key, value in pairs)
-        variants.append(study.variant(name, [f"{key}={value}" for key, value in pairs], study.settings.ranks))
+        overrides = [f"{key}={value}" for key, value in zip(grid, values, strict=True)]
+        variant = study.variant(", ".join(overrides), overrides, study.settings.ranks)
+        short = (f"{key.rpartition('.')[2]}={spell(value)}" for key, value in variant.values.items())
+        variants.append(replace(variant, name=", ".join(short)))
     axes: dict[str, list[Any]] = {key: [] for key in grid}
     for key, variant in itertools.product(grid, variants):
         if variant.values[key] not in axes[key]:

@@ -153,11 +153,11 @@ def _costs(run: Run, summary: Mapping[str, Any]) -> dict[str, float | None]:
     train, valid = ([line["seconds"] for line in metric_lines(run, event)] for event in ("train", "valid"))
     seconds = summary["seconds"]
     return {
-        "train_epoch_seconds": statistics.median(train) if train else seconds["train_epoch"],
-        "evaluation_seconds": statistics.median(valid) if valid else seconds["evaluation"],
+        "train_epoch_seconds": statistics.median(train) if train else None,
+        "evaluation_seconds": statistics.median(valid) if valid else None,
         "peak_pss_bytes": summary.get("memory", {}).get("peak_pss_bytes"),
-        "best_epoch": summary["best_epoch"],
-        "total_seconds": (seconds["startup"] or 0.0) + sum(train) + sum(valid),
+        "best_epoch": summary.get("best_epoch"),
+        "total_seconds": (seconds.get("startup") or 0.0) + sum(train) + sum(valid),
     }
 
 

@@ -16,6 +16,7 @@ from bm3_dgl.errors import JobError, UserError
 from bm3_dgl.graph import plan
 from bm3_dgl.graph.measure import Graph, measured_graph
 from bm3_dgl.graph.partition import ensure_partition
+from bm3_dgl.runtime.ranks import cores, job_environment
 from bm3_dgl.study.declare import Study, Variant
 from bm3_dgl.study.identity import run_identity
 from bm3_dgl.study.runs import Run, last_line, make_run
@@ -89,7 +90,8 @@ class Datasets:
         save_config(config, settings)
         with open(log, "ab") as file:
             command = [sys.executable, str(self.partitioner), "--config", str(settings)]
-            code = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file).returncode
+            environment = job_environment(cores())
+            code = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file).returncode
         if code:
             kind = next((kind for kind in UserError.__subclasses__() if kind.exit_code == code), JobError)
             raise kind(last_line(log))

@@ -39,8 +39,10 @@ class Fixed:
     """Runs that are all known beforehand. Those that are done are not given."""
 
     def __init__(self, runs: Iterable[Run]) -> None:
-        unique = {run.identity: run for run in reversed(list(runs))}  # of equal ones the first
-        self._waiting = deque(run for run in reversed(unique.values()) if status_of(run)[0] != DONE)
+        unique: dict[str, Run] = {}
+        for run in runs:
+            unique.setdefault(run.identity, run)
+        self._waiting = deque(run for run in unique.values() if status_of(run)[0] != DONE)
         self._left = len(self._waiting)
 
     def next(self) -> Run | None:

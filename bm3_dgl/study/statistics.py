@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 LEVEL = 0.95  # of every interval
 _DRAWS = 10_000  # least p: 1 / 10,001
@@ -56,7 +56,7 @@ def over_seeds(values: Sequence[float]) -> OverSeeds | None:
     if n == 1:
         return OverSeeds(mean, None, None, None, 1)
     std = float(numbers.std(ddof=1))
-    half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * std / n**0.5
+    half = float(special.stdtrit(n - 1, (1 + LEVEL) / 2)) * std / n**0.5
     return OverSeeds(mean, std, mean - half, mean + half, n)
 
 
@@ -65,7 +65,8 @@ def over_users(differences: np.ndarray, *, seed: int = _SEED) -> OverUsers:
     assert differences.ndim == 1 and len(differences), f"expected (U,), got {differences.shape}"
     values, counts = np.unique(np.asarray(differences, dtype=np.float64), return_counts=True)
     low, high = bootstrap_interval(values, counts, seed=seed)
-    return OverUsers(float(differences.mean()), low, high, permutation_p(values, counts, seed=seed), len(differences))
+    mean = float(counts @ values) / len(differences)  # in the order of the values, so that of users does not matter
+    return OverUsers(mean, low, high, permutation_p(values, counts, seed=seed), len(differences))
 
 
 def bootstrap_interval(values: np.ndarray, counts: np.ndarray, *, seed: int = _SEED) -> tuple[float, float]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,9 @@ from bm3_dgl.study.declare import Study, plain
 from bm3_dgl.study.identity import code_hash
 from bm3_dgl.study.make import Datasets, Maker
 from bm3_dgl.study.progress import Progress
-from bm3_dgl.study.results import Results
+from bm3_dgl.study.results import Members, Results
 from bm3_dgl.study.runs import FAILED, Run, write_text
-from bm3_dgl.study.schedule import Fixed, Room, Schedule
+from bm3_dgl.study.schedule import Fixed, Room, Schedule, Source
 from bm3_dgl.study.search import Search
 
 _DYING_SECONDS = 1.0  # a study that goes on may meet the end of the one before it
@@ -49,13 +50,7 @@ class StudyJob:
             write_text(study.directory / "study.yaml", resolved(study))
             datasets = Datasets(self.launchers / "partition.py", study.directory)
             maker = Maker(study, datasets, code_hash())
-            source: Fixed | Search
-            if study.search is not None:
-                search = source = Search(study, lambda variant: maker.runs(variant)[0])
-                members = search.members
-            else:
-                fixed = [(variant, maker.runs(variant)) for variant in study.variants]
-                source, members = Fixed(run for _, runs in fixed for run in runs), lambda: fixed
+            source, members = _source(study, maker)
             progress = Progress(study, source, members, Results(study, maker.dataset, maker.code))
             progress.write()
             room = Room(cores(), 1 if study.alone else study.settings.parallel, available_memory(), datasets.memory)
@@ -86,6 +81,15 @@ class StudyJob:
             raise JobError(
                 f"study: {len(failed)} runs failed, the first with: {failed[0]['error']}; called again, it tries these"
             )
+
+
+def _source(study: Study, maker: Maker) -> tuple[Source, Callable[[], Members]]:
+    """Where the runs come from, and the variants with their runs, which of a search are those so far."""
+    fixed = [(variant, maker.runs(variant)) for variant in study.variants]
+    if study.search is None:
+        return Fixed(run for _, runs in fixed for run in runs), lambda: fixed
+    search = Search(study, lambda variant: maker.runs(variant)[0])
+    return search, search.members
 
 
 def resolved(study: Study) -> str:

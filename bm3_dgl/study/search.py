@@ -75,7 +75,7 @@ class Search:
         return number in self._reported and trial.should_prune()
 
     def left(self) -> int:
-        return self._settings.trials - self._failed - sum(trial.state.is_finished() for trial in self._begun())
+        return max(0, self._settings.trials - self._failed - sum(trial.state.is_finished() for trial in self._begun()))
 
     def members(self) -> list[tuple[Variant, list[Run]]]:
         """Trials so far, as variants of one run each."""

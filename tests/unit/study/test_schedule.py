@@ -67,10 +67,10 @@ def wait_for_runs(directory: Path, count: int) -> None:
         time.sleep(0.02)
 
 
-def wait_for_call(directory: Path) -> None:
-    """Until one more job than before has begun."""
+def wait_for_call(directory: Path, study: subprocess.Popen) -> None:
+    """Until one more job than before has begun, or the study has ended."""
     before, deadline = calls(directory), time.monotonic() + 60
-    while calls(directory) <= before:
+    while calls(directory) <= before and study.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
@@ -100,7 +100,7 @@ def test_killed_at_random_moments_it_ends_as_uninterrupted(whole: dict[str, Any]
     deadline = time.monotonic() + 120
     for _ in range(3):
         study = start(file)
-        wait_for_call(tmp_path)
+        wait_for_call(tmp_path, study)
         time.sleep(chance.uniform(0.0, 1.0))
         jobs = [pid for pid in children(study.pid) if chance.random() < 0.3]
         for pid in jobs[:1] or [study.pid]:
@@ -189,7 +189,7 @@ def test_a_killed_search_goes_on_where_it_was(tmp_path: Path) -> None:
     file, chance = declare(tmp_path / "broken", SEARCH), random.Random(1)
     for _ in range(3):
         study = start(file)
-        wait_for_call(file.parent)
+        wait_for_call(file.parent, study)
         time.sleep(chance.uniform(0.0, 1.0))
         study.kill()
         study.wait(5)

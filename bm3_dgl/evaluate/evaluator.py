@@ -8,6 +8,7 @@ users, whose train items it holds anyway, and sends the lists to rank 0, which a
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -71,6 +72,20 @@ class Ranker:
         return top_k(users, items, k, masked_indptr=indptr, masked_items=seen, block_users=block, device=items.device)
 
 
+@dataclass(frozen=True)
+class Judged:
+    """The users of a split with their lists, on the CPU, ascending by user.
+
+    users: int64 (n,), dataset indices. items: int64 (n, K), ranked, -1 where a list ends early. truth_indptr, truth_items:
+    their held-out items, compressed, int64.
+    """
+
+    users: torch.Tensor
+    items: torch.Tensor
+    truth_indptr: torch.Tensor
+    truth_items: torch.Tensor
+
+
 class Evaluator:
     """Recall and NDCG of one split. COLLECTIVE."""
 
@@ -94,10 +109,12 @@ class Evaluator:
         """Users that the metrics of a split are averaged over."""
         return int(self._wanted[split].sum())
 
-    def evaluate(self, split: Split, users: torch.Tensor, items: torch.Tensor) -> dict[str, float]:
+    def evaluate(
+        self, split: Split, users: torch.Tensor, items: torch.Tensor, *, keep: Callable[[Judged], None] | None = None
+    ) -> dict[str, float]:
         """Metrics such as "recall@20" for the factors of this rank's users (n, D) and of all items (I, D).
 
-        Empty where the split has no users.
+        Empty where the split has no users. keep: is given the lists, on rank 0.
         """
         if not self._wanted[split].any():
             return {}
@@ -114,6 +131,8 @@ class Evaluator:
             indptr, truth = (torch.from_numpy(array) for array in self._truth[split])
             indptr, truth = _select(indptr, truth, self._wanted[split])
             metrics = ranking_metrics(gathered[:, 1:], indptr, truth, self._config.cutoffs)
+            if keep is not None:
+                keep(Judged(gathered[:, 0], gathered[:, 1:], indptr, truth))
         return self._team.share(metrics)
 
     def popularity(self, split: Split) -> dict[str, float]:

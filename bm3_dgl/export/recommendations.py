@@ -10,19 +10,16 @@ Shape suffixes: U users of the lists, K top-k, N rows, D embedding width.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from torch import Tensor
 
-from bm3_dgl.errors import DataError
 from bm3_dgl.evaluate.ranking import TopK
+from bm3_dgl.export.parquet import write_groups
 
 _GROUP_ROWS = 1 << 18  # recommendations of one row group, about 10 MB in memory
 _GROUP_VALUES = 1 << 22  # float32 of one row group of embeddings, 16 MiB
@@ -54,7 +51,7 @@ def write_recommendations(
             columns = [users.take(pa.array(user)), items.take(pa.array(item_UK[row, column])), rank, pa.array(score)]
             yield pa.RecordBatch.from_arrays(columns, schema=schema)
 
-    _write(Path(path), schema, groups(), dictionary=["user_id", "item_id"])
+    write_groups(Path(path), schema, groups(), dictionary=["user_id", "item_id"])
 
 
 def write_embeddings(
@@ -81,24 +78,7 @@ def write_embeddings(
             yield pa.RecordBatch.from_arrays(columns, schema=schema)
 
     # A dictionary of distinct floats only costs time, and the ids are distinct too.
-    _write(Path(path), schema, groups(), dictionary=[])
-
-
-def _write(path: Path, schema: pa.Schema, groups: Iterable[pa.RecordBatch], *, dictionary: list[str]) -> None:
-    """Write row groups to `path`, whole or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with pq.ParquetWriter(part, schema, compression="zstd", use_dictionary=dictionary or False) as writer:
-            for group in groups:
-                writer.write_batch(group, row_group_size=max(1, group.num_rows))
-        os.replace(part, path)
-    except OSError as error:
-        reason = " ".join(str(error.strerror or error).split())
-        raise DataError(f"{path}: cannot be written ({reason}); free space or choose another directory") from None
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
+    write_groups(Path(path), schema, groups(), dictionary=[])
 
 
 def readable_list(

@@ -8,13 +8,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from bm3_dgl.config.load import command_line, load_config, parser_with_keys
 from bm3_dgl.config.schema import JobConfig
 from bm3_dgl.errors import DataError, JobError, UserError
 from bm3_dgl.log import setup_logging
-from bm3_dgl.runtime.lifeline import die_with_parent, install_excepthook, is_guarded, leave_at_once
+from bm3_dgl.runtime.lifeline import die_with_parent, end_with_starter, install_excepthook, is_guarded, leave_at_once
 from bm3_dgl.runtime.meeting import open_store, report_failure
 from bm3_dgl.runtime.ranks import Ranks, launched_by_torchrun, ranks_from_environment
 
@@ -24,11 +24,18 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells report Ctrl-C
 
 Job = Callable[[JobConfig], None]
 Parse = Callable[[str], JobConfig]
+Asked = TypeVar("Asked")  # what a command line asks for: a JobConfig, or a study
 
 
 def launch(description: str, main: Job, *, parse: Parse = command_line) -> NoReturn:
     """Parse `--config FILE key=value ...`, run `main`, and exit; 0 only when the job did what was asked."""
+    launch_parsed(description, main, parse=parse)
+
+
+def launch_parsed(description: str, main: Callable[[Asked], None], *, parse: Callable[[str], Asked]) -> NoReturn:
+    """As `launch`, for a command line that asks for something of its own."""
     setup_logging()
+    end_with_starter()
     try:
         main(parse(description))
     except Exception as error:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from bm3_dgl.errors import ConfigError, JobError
+from bm3_dgl.runtime.locks import lock_directory
 from bm3_dgl.runtime.ranks import launcher_id, restart_count
 
 _DYING_SECONDS = 20.0  # a job that goes on may meet what is left of the one before it
-_LOCK = ".lock"  # held while a job trains; its text names the launcher that began the run
 
 
 @dataclass(frozen=True)
 class Claim:
-    """lock: held while it is open. resume: whether to go on from the checkpoints."""
+    """lock: held while open; its text names the launcher that began the run. resume: whether to go on from the checkpoints."""
 
     lock: IO[str]
     resume: bool
@@ -31,14 +28,10 @@ def claim(run_dir: Path, *, resume: bool) -> Claim:
     itself. Raises ConfigError where it holds another run, JobError where another job trains there; OSError where it
     cannot be used.
     """
-    run_dir.mkdir(parents=True, exist_ok=True)
-    lock = os.fdopen(os.open(run_dir / _LOCK, os.O_RDWR | os.O_CREAT, 0o644), "r+", encoding="utf-8")
     restarted = restart_count() > 0
-    deadline = time.monotonic() + (_DYING_SECONDS if resume or restarted else 0.0)
-    while not _lock(lock):
-        if time.monotonic() > deadline:
-            raise JobError(f"run.dir={run_dir}: another job is training here; wait for its end or choose another")
-        time.sleep(0.2)
+    lock = lock_directory(run_dir, seconds=_DYING_SECONDS if resume or restarted else 0.0)
+    if lock is None:
+        raise JobError(f"run.dir={run_dir}: another job is training here; wait for its end or choose another")
     restarted = restarted and lock.read() == launcher_id()
     if any((run_dir / "checkpoints").glob("step-*")) and not (resume or restarted):
         raise ConfigError(f"run.dir={run_dir}: holds a run; continue it with train.resume=true or choose another")
@@ -47,11 +40,3 @@ def claim(run_dir: Path, *, resume: bool) -> Claim:
     lock.write(launcher_id())
     lock.flush()
     return Claim(lock, resume or restarted)
-
-
-def _lock(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
+
+import numpy as np
 
 from bm3_dgl.config import JobConfig, save_config
 from bm3_dgl.config.schema import ModelName
-from bm3_dgl.evaluate.evaluator import Evaluator, Ranker
+from bm3_dgl.evaluate.evaluator import Evaluator, Judged, Ranker
+from bm3_dgl.export.users import write_users
 from bm3_dgl.jobs.run_dir import Claim, claim
 from bm3_dgl.jobs.session import Session, open_session
 from bm3_dgl.log import logger
@@ -67,11 +71,23 @@ def make_evaluator(session: Session) -> Evaluator:
     return Evaluator(ranker, session.team, session.dataset, evaluate, session.store.local.num_nodes[USER])
 
 
-def evaluate_split(session: Session, evaluator: Evaluator, split: Split) -> dict[str, float]:
-    """Metrics of the model as it stands. COLLECTIVE."""
+def evaluate_split(
+    session: Session, evaluator: Evaluator, split: Split, *, keep: Callable[[Judged], None] | None = None
+) -> dict[str, float]:
+    """Metrics of the model as it stands; keep: is given the users' lists, on rank 0. COLLECTIVE."""
     model = session.model
     users, items = evaluator.ranker.factors(model.engine.latents(), model.factors)
-    return evaluator.evaluate(split, users, items)
+    return evaluator.evaluate(split, users, items, keep=keep)
+
+
+def users_writer(session: Session) -> Callable[[Judged], None] | None:
+    """What writes users_test.parquet, on rank 0 where evaluate.users_file asks for it."""
+    dataset, evaluate = session.dataset, session.config.evaluate
+    if dataset is None or not evaluate.users_file:
+        return None
+    train_items = np.bincount(dataset.interactions(Split.train)[0], minlength=dataset.num_users)
+    path = session.run_dir / "users_test.parquet"
+    return lambda judged: write_users(path, judged, train_items, evaluate.cutoffs)
 
 
 def monitor_cutoff(config: JobConfig) -> int:
@@ -121,7 +137,7 @@ def _finish(session: Session, checkpoints: Checkpoints, evaluator: Evaluator, ou
     assert best is not None, "the last epoch is always evaluated, so there is a best one"
     valid = evaluate_split(session, evaluator, Split.valid)
     popular_valid = evaluator.popularity(Split.valid)
-    test = evaluate_split(session, evaluator, Split.test)
+    test = evaluate_split(session, evaluator, Split.test, keep=users_writer(session))
     popular_test = evaluator.popularity(Split.test)
     if not session.team.ranks.leads:
         return

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from bm3_dgl.errors import JobError
+from bm3_dgl.runtime.lifeline import end_with_starter
 from bm3_dgl.runtime.verdict import ask_for_verdict, give_verdict, read_last_verdict
 
 _WORD_SECONDS = 4.0  # more than a guard takes to say why a process died
@@ -26,6 +27,7 @@ def main(arguments: Sequence[str]) -> NoReturn:
     # Until torchrun has handlers of its own: as the first process of a container it would else not hear SIGTERM at all.
     signal.signal(signal.SIGTERM, lambda number, frame: os._exit(128 + number))
 
+    end_with_starter()
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

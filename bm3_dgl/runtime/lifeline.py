@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import NoReturn
 
 from bm3_dgl.errors import JobError, UserError
+from bm3_dgl.runtime.ranks import starter_id
 from bm3_dgl.runtime.verdict import give_verdict
 
 _PR_SET_PDEATHSIG = 1
@@ -36,6 +37,19 @@ def die_with_parent() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before we asked
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def end_with_starter() -> None:
+    """Where the program that started this job wants that, ask the kernel for SIGTERM at that program's end.
+
+    So the job saves its state when a study is killed. From the main thread, before any child is started.
+    """
+    starter = starter_id()
+    if starter is None:
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != starter:  # it died before we asked
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def leave_at_once(error: BaseException, *, show: bool = True) -> NoReturn:

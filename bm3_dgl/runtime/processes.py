@@ -43,6 +43,17 @@ def oom_kills() -> int:
     return int(dict(line.split() for line in events.splitlines()).get("oom_kill", 0))
 
 
+def available_memory() -> int:
+    """Bytes that new processes can have: of the machine's memory, within this control group's limit."""
+    lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    free = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
+    try:
+        limit, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text(encoding="utf-8") for name in ("max", "current"))
+    except OSError:
+        return free
+    return free if limit.strip() == "max" else max(0, min(free, int(limit) - int(used)))
+
+
 def give_back_memory() -> None:
     """Give what this process has freed back to the system, where the C library can (glibc)."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

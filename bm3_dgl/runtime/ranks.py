@@ -10,6 +10,8 @@ from pathlib import Path
 
 from bm3_dgl.errors import JobError
 
+_STARTER = "BM3_STARTER"  # process that the job is to end with
+_CORES = "BM3_CORES"  # cores that who started this job leaves to it, beside other jobs on the machine
 _CPU_MAX = Path("/sys/fs/cgroup/cpu.max")  # cgroup v2: quota and period in microseconds, or "max"
 
 
@@ -55,8 +57,25 @@ def ranks_from_environment() -> Ranks:
 
 
 def threads_per_rank(ranks: Ranks) -> int:
-    """Cores of this machine that one rank may use, at least one: those it may run on, within its container's quota."""
-    return max(1, min(len(os.sched_getaffinity(0)), _quota()) // ranks.local_world_size)
+    """Cores of this machine that one rank may use, at least one."""
+    return max(1, cores() // ranks.local_world_size)
+
+
+def cores() -> int:
+    """Cores that this job may use: those it may run on, within its container's quota and what its starter leaves to it."""
+    granted = os.environ.get(_CORES, "")
+    return max(1, min(len(os.sched_getaffinity(0)), _quota(), int(granted) if granted.isdecimal() else sys.maxsize))
+
+
+def job_environment(cores: int) -> dict[str, str]:
+    """This process's environment for a job that it starts, which is to use so many cores and to end with this process."""
+    return os.environ | {_CORES: str(cores), "OMP_NUM_THREADS": str(cores), _STARTER: str(os.getpid())}
+
+
+def starter_id() -> int | None:
+    """The process that this job is to end with; asked once, and not known to the job's own children."""
+    starter = os.environ.pop(_STARTER, "")
+    return int(starter) if starter.isdecimal() else None
 
 
 def _quota() -> int:

@@ -31,7 +31,8 @@ RULES = {
     "train": FLOOR_4,
     "evaluate": FLOOR_4,
     "export": FLOOR_4 | {"evaluate"},
-    "jobs": FLOOR_4 | {"train", "evaluate", "export"},
+    "study": FLOOR_3,
+    "jobs": FLOOR_4 | {"train", "evaluate", "export", "study"},
 }
 WITHOUT_DGL = GROUND | {"config", "data", "model"}
 NAMELESS_ROOMS = {"utils", "util", "common", "helpers", "helper", "misc"}

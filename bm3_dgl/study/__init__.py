@@ -1,0 +1,1 @@
+"""Studies: a declared set of runs of the training job, their schedule, and what their numbers say."""

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from bm3_dgl.config.load import command_line, load_config, parser_with_keys
 from bm3_dgl.config.schema import JobConfig
@@ -22,8 +22,8 @@ _STORE_SECONDS = 3.0  # the store may be gone, with who failed before
 _LEAD_SECONDS = 0.5  # rank 0 speaks for all where all met the same mistake
 INTERRUPTED = 130  # 128 + SIGINT, as shells report Ctrl-C
 
-Job = Callable[[JobConfig], None]
-Parse = Callable[[str], JobConfig]
+Job = Callable[[Any], None]  # of what its Parse returns
+Parse = Callable[[str], Any]
 
 
 def launch(description: str, main: Job, *, parse: Parse = command_line) -> NoReturn:

@@ -31,9 +31,10 @@ RULES = {
     "train": FLOOR_4,
     "evaluate": FLOOR_4,
     "export": FLOOR_4 | {"evaluate"},
-    "jobs": FLOOR_4 | {"train", "evaluate", "export"},
+    "report": GROUND | {"config", "data"},
+    "jobs": FLOOR_4 | {"train", "evaluate", "export", "report"},
 }
-WITHOUT_DGL = GROUND | {"config", "data", "model"}
+WITHOUT_DGL = GROUND | {"config", "data", "model", "report"}
 NAMELESS_ROOMS = {"utils", "util", "common", "helpers", "helper", "misc"}
 UNSAFE = {"torch.load", "pickle", "cPickle", "dill", "cloudpickle", "eval", "exec", "builtins.eval", "builtins.exec"}
 ENVIRONMENT = {"os.environ", "os.getenv", "os.putenv", "os.unsetenv", "os.environb"}

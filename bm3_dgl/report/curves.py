@@ -37,9 +37,9 @@ def _of_one(run: Run) -> list[Block]:
 
     losses = [_line(run.train, ("losses",), term) for term in _keys(run.train, "losses")]
     add("losses", "Loss terms, mean of the epoch's steps.", losses, "loss")
-    for kind in ("recall", "ndcg"):
+    for kind, shown in (("recall", "Recall"), ("ndcg", "NDCG")):
         found = [name for name in _metric_names(run.valid) if name.startswith(f"{kind}@")]
-        add(f"valid_{kind}", f"{kind.capitalize()} on validation.", [_line(run.valid, (), name) for name in found], kind)
+        add(f"valid_{kind}", f"{shown} on validation.", [_line(run.valid, (), name) for name in found], kind)
     parts = [_line(run.train, ("grad_norms",), part) for part in _keys(run.train, "grad_norms")]
     add("grad_norms", "Gradient norms at the last step of each epoch.", parts, "norm of dLoss", log=True)
     tables = [_quantile_line(run, table) for table in _keys(run.train, "embedding_norms", of=list)]
@@ -70,7 +70,7 @@ def _of_many(runs: Sequence[Run]) -> list[Block]:
 
 
 def _table(runs: Sequence[Run]) -> Table:
-    """Every number of the curves, a row per run and epoch; shown are the ones that end or were chosen."""
+    """The ends of the curves, and the chosen epoch."""
     rows: list[list[Cell]] = []
     metrics = list(dict.fromkeys(name for run in runs for name in _metric_names(run.valid)))
     terms = list(dict.fromkeys(term for run in runs for term in _keys(run.train, "losses")))

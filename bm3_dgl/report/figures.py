@@ -17,7 +17,7 @@ import matplotlib.patches
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from bm3_dgl.report.palette import INK, LINE, PAPER, SERIES, SOFT
 
@@ -86,6 +86,7 @@ def lines(
             axes.annotate(f"chosen: {chosen:g}", (chosen, 1.02), xycoords=("data", "axes fraction"), ha=side, color=SOFT)
         if log and any(value > 0 for line in series for value in line.y):
             axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=6))
             axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
             axes.yaxis.set_minor_formatter(NullFormatter())
         if epochs:
@@ -243,6 +244,8 @@ def scatter(
         if line is not None:
             axes.step(x_values, line, where="post", color=SOFT, linewidth=1.2, label="best so far")
         _legend(axes, labels)
+        if all(isinstance(value, (int, float)) and value == int(value) for value in x_values):
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         if log:
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))

@@ -21,14 +21,13 @@ li { max-width: 46em; margin: .25em 0; overflow-wrap: anywhere }
 ul.note { background: var(--panel); border-left: 4px solid var(--warn); padding: .5em 1em .5em 2em; list-style: "! " }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 330px), 1fr)); gap: 1.2em; margin: 1em 0 }
 figure { margin: 0; max-width: 560px; break-inside: avoid }
-figcaption, caption { color: var(--soft); font-size: .92em; text-align: left }
-figcaption b, caption b { color: var(--ink); font-weight: 600 }
-caption { padding: .2em 0 .5em; max-width: 46em }
-.scroll { margin: 1em 0; break-inside: avoid }
+figcaption, .caption { color: var(--soft); font-size: .92em; text-align: left }
+.caption { margin: 1.2em 0 .2em }
+.scroll { margin: 0 0 1em; break-inside: avoid }
 .scroll:focus-visible { outline: 2px solid var(--s0) }
 .scroll table { width: auto; min-width: min(100%, 30em) }
-tbody th { text-align: left; font-weight: 400; color: var(--ink); white-space: normal; min-width: 7em; max-width: 22em;
-  overflow-wrap: anywhere }
+tbody th { text-align: left; font-weight: 400; color: var(--ink); white-space: normal; max-width: 22em;
+  overflow-wrap: break-word; position: sticky; left: 0; background: var(--paper); padding-right: .8em }
 td { white-space: nowrap; text-align: right; font-variant-numeric: tabular-nums; padding: .3em .2em .3em 1.1em }
 td.words { text-align: left; white-space: normal; min-width: 8em }
 thead th { text-align: right; padding-left: 1.1em; padding-right: .2em; vertical-align: bottom; white-space: normal }
@@ -38,7 +37,7 @@ td b { font-weight: 700 }
 td u { text-underline-offset: 3px; text-decoration-thickness: 1.5px }
 pre { overflow-x: auto; background: var(--panel); padding: .8em 1em; border-radius: 8px; font-size: .85em }
 summary { cursor: pointer; color: var(--soft) }
-@media (max-width: 500px) { body { margin: 1em auto; padding: 0 1em; font-size: 14.5px } }
+@media (max-width: 500px) { body { margin: 1em auto; padding: 0 1em; font-size: 14.5px } tbody th { max-width: 38vw } }
 @media print {
   body { max-width: none; margin: 0; font-size: 10pt }
   .charts { grid-template-columns: 1fr 1fr }
@@ -90,10 +89,12 @@ def _table(table: Table) -> str:
     for first, *rest in table.rows:
         cells = "".join(f"<td{kind}>{_cell(cell)}</td>" for cell, kind in zip(rest, kinds[1:], strict=True))
         rows.append(f'<tr><th scope="row">{_cell(first)}</th>{cells}</tr>')
-    label = escape(table.caption or table.name)
-    caption = f"<caption>{_with_code(table.caption)}</caption>" if table.caption else ""
+    # Outside the part that scrolls, so that a narrow screen shows the whole of it.
+    name = f"table-{escape(table.name)}"
+    caption = f'<p class="caption" id="{name}">{_with_code(table.caption)}</p>'
     body = f"<thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody>"
-    return f'<div class="scroll" role="region" tabindex="0" aria-label="{label}"><table>{caption}{body}</table></div>'
+    region = f'<div class="scroll" role="region" tabindex="0" aria-labelledby="{name}">'
+    return f'{caption}{region}<table aria-labelledby="{name}">{body}</table></div>'
 
 
 def _kind(column: Iterable[Cell]) -> str:

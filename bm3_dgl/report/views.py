@@ -175,9 +175,13 @@ def _trials(study: Study) -> list[Block]:
     for variant in study.variants:
         states = ", ".join(dict.fromkeys(trial.status for trial in variant.trials))
         stat = _stat(study, variant, "valid")
-        cells = [words(spell(variant.values[key]) if key in variant.values else "") for key in keys]
+        cells = [_setting(variant.values[key]) if key in variant.values else number(None) for key in keys]
         rows.append([words(variant.name), *cells, number(stat.mean if stat else None), words(states)])
     return [Table("trials_all", "All trials.", ["trial", *keys, f"{study.metric}, validation", "state"], rows)] if keys else []
+
+
+def _setting(value: Any) -> Cell:
+    return number(value, ".4g") if is_number(value) else words(spell(value))
 
 
 def _find(study: Study, values: dict[str, Any]) -> Variant | None:

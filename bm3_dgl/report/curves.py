@@ -22,7 +22,8 @@ def curves(runs: Sequence[Run]) -> list[Block]:
     blocks: list[Block] = _of_one(runs[0]) if len(runs) == 1 else _of_many(runs[:_SHOWN_RUNS])
     if len(runs) > _SHOWN_RUNS:
         blocks.insert(0, Text(f"The charts show the first {_SHOWN_RUNS} runs; the table has all."))
-    blocks.append(_table(runs))
+    if any(run.train for run in runs):  # popularity has no epoch
+        blocks.append(_table(runs))
     return blocks
 
 

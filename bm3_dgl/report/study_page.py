@@ -131,7 +131,7 @@ def _against_base(study: Study) -> Table | None:
         )
     first = tested[0].against_base
     how, metric = first.get("test", "paired test"), first.get("metric", study.metric)
-    caption = f"Difference in {metric} to {study.base}, on test: {how} over users; p corrected for the number of comparisons."
+    caption = f"Difference in {metric} to {study.base}, on test ({how}); interval over users."
     heads = ["variant", "difference", "relative", "95 % interval, low", "high", "p", "p, corrected", "users"]
     return Table("against_base", caption, heads, rows)
 

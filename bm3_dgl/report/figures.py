@@ -6,9 +6,7 @@ markers or hatches too, not in colour alone.
 
 from __future__ import annotations
 
-import io
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,39 +14,15 @@ import matplotlib
 import matplotlib.patches
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
+from bm3_dgl.report.canvas import draw_svg, legend, legend_rows, shorten
 from bm3_dgl.report.palette import INK, LINE, PAPER, SERIES, SOFT
 
 _DASHES = ["-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2))]
 # Of points in a picture, which no style sheet reaches: between light and dark, so that both papers suit them.
 _MIDDLE = ["#3f83cf", "#e0702a", "#2f9e6b", "#9a66d4", "#b08d10", "#d4548f", "#1d97a4", "#8a93a0"]
 _MARKERS = "osD^vPX*"
-_WIDTH, _HEIGHT = 4.6, 3.0  # inches
-_STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "report",  # the same chart is the same text
-    "font.size": 9.5,
-    "axes.titlesize": 10,
-    "axes.edgecolor": LINE,
-    "axes.labelcolor": SOFT,
-    "axes.titlecolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.facecolor": "none",
-    "figure.facecolor": PAPER,
-    "text.color": INK,
-    "text.parse_math": False,  # names may hold $
-    "xtick.color": SOFT,
-    "ytick.color": SOFT,
-    "grid.color": LINE,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "lines.linewidth": 1.7,
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-}
 
 
 @dataclass(frozen=True)
@@ -95,9 +69,9 @@ def lines(
             _tick_every(axes, sorted({value for line in series for value in line.x}))
         axes.set_xlabel(x)
         axes.set_ylabel(y)
-        _legend(axes, [line.label for line in series])
+        legend(axes, [line.label for line in series])
 
-    return _svg(draw, legend_rows=_legend_rows([line.label for line in series]))
+    return draw_svg(draw, rows=legend_rows([line.label for line in series]))
 
 
 def bars(groups: Sequence[str], series: Mapping[str, Sequence[float]], *, x: str, y: str,
@@ -119,14 +93,14 @@ def bars(groups: Sequence[str], series: Mapping[str, Sequence[float]], *, x: str
                 axes.errorbar(left, values, yerr=errors[label], fmt="none", ecolor=INK, elinewidth=0.9, capsize=2)
         slanted = len(groups) > 7 or max(map(len, groups), default=0) > 10
         turned: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
-        axes.set_xticks(place, [_short(group, 22) for group in groups], **turned)
+        axes.set_xticks(place, [shorten(group, 22) for group in groups], **turned)
         axes.grid(axis="x", visible=False)
         axes.set_ylim(bottom=0)
         axes.set_xlabel(x)
         axes.set_ylabel(y)
-        _legend(axes, list(series))
+        legend(axes, list(series))
 
-    return _svg(draw, legend_rows=_legend_rows(list(series)))
+    return draw_svg(draw, rows=legend_rows(list(series)))
 
 
 def stacked(rows: Sequence[str], parts: Mapping[str, Sequence[float]], *, x: str) -> str:
@@ -139,12 +113,12 @@ def stacked(rows: Sequence[str], parts: Mapping[str, Sequence[float]], *, x: str
             style: dict[str, Any] = {"color": SERIES[number % len(SERIES)], "edgecolor": PAPER, "linewidth": 0.8}
             axes.barh(place, values, 0.6, left=begin, label=label, hatch=hatch, **style)
             begin = begin + np.asarray(values)
-        axes.set_yticks(place, [_short(row, 18) for row in rows])
+        axes.set_yticks(place, [shorten(row, 18) for row in rows])
         axes.grid(axis="y", visible=False)
         axes.set_xlabel(x)
-        _legend(axes, list(parts))
+        legend(axes, list(parts))
 
-    return _svg(draw, legend_rows=_legend_rows(list(parts)), height=1.3 + 0.34 * len(rows))
+    return draw_svg(draw, rows=legend_rows(list(parts)), height=1.3 + 0.34 * len(rows))
 
 
 def intervals(rows: Sequence[str], mean: Sequence[float], low: Sequence[float], high: Sequence[float], *, x: str, base: float | None) -> str:  # noqa: E501  # fmt: skip
@@ -156,12 +130,12 @@ def intervals(rows: Sequence[str], mean: Sequence[float], low: Sequence[float], 
         axes.errorbar(mean, place, xerr=reach, fmt="o", color=SERIES[0], ecolor=SERIES[0], capsize=3, markersize=5)
         if base is not None:
             axes.axvline(base, color=SOFT, linewidth=1, linestyle=(0, (2, 2)))
-        axes.set_yticks(place, [_short(row, 26) for row in rows])
+        axes.set_yticks(place, [shorten(row, 26) for row in rows])
         axes.set_ylim(-0.6, len(rows) - 0.4)
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set_xlabel(x)
 
-    return _svg(draw, height=1.0 + 0.3 * len(rows))
+    return draw_svg(draw, height=1.0 + 0.3 * len(rows))
 
 
 def heat(
@@ -194,7 +168,7 @@ def heat(
         axes.set_xlabel(x)
         axes.set_ylabel(y)
 
-    return _svg(draw, height=1.1 + 0.42 * len(rows))
+    return draw_svg(draw, height=1.1 + 0.42 * len(rows))
 
 
 def points(groups: Mapping[str, np.ndarray], *, x: str, y: str, dots: float = 3.0) -> str:
@@ -207,9 +181,9 @@ def points(groups: Mapping[str, np.ndarray], *, x: str, y: str, dots: float = 3.
                 places[:, 0], places[:, 1], s=dots, color=colour, alpha=0.75, linewidths=0, rasterized=True, label=label
             )
         _bare(axes, x, y)
-        _legend(axes, list(groups), dots=True)
+        legend(axes, list(groups), dots=True)
 
-    return _svg(draw, legend_rows=_legend_rows(list(groups)), height=3.4)
+    return draw_svg(draw, rows=legend_rows(list(groups)), height=3.4)
 
 
 def shaded_points(places: np.ndarray, values: np.ndarray, *, x: str, y: str, scale: str) -> str:
@@ -222,7 +196,7 @@ def shaded_points(places: np.ndarray, values: np.ndarray, *, x: str, y: str, sca
         bar.set_label(scale)
         bar.outline.set_visible(False)
 
-    return _svg(draw, height=3.2)
+    return draw_svg(draw, height=3.2)
 
 
 def scatter(
@@ -243,7 +217,7 @@ def scatter(
         axes.plot([x_values[best]], [y_values[best]], "D", color=SERIES[1], markersize=8, label="best")
         if line is not None:
             axes.step(x_values, line, where="post", color=SOFT, linewidth=1.2, label="best so far")
-        _legend(axes, labels)
+        legend(axes, labels)
         if all(isinstance(value, (int, float)) and value == int(value) for value in x_values):
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         if log:
@@ -252,44 +226,7 @@ def scatter(
         axes.set_xlabel(x)
         axes.set_ylabel(y)
 
-    return _svg(draw, legend_rows=_legend_rows(labels))
-
-
-def _svg(draw: Callable[[Axes], None], *, legend_rows: int = 0, height: float = _HEIGHT) -> str:
-    with matplotlib.rc_context(_rc()):
-        canvas = Canvas(figsize=(_WIDTH, height + 0.17 * legend_rows), layout="constrained", dpi=160)
-        draw(canvas.add_subplot())
-        text = io.StringIO()
-        canvas.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    svg = text.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"""(font(?:-family)?:[^;"]*?)'DejaVu Sans'[^;"]*""", r"\1system-ui, sans-serif", svg)
-    return re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1), count=1)
-
-
-def _rc() -> Any:
-    """Our style over matplotlib's own defaults: a user's settings do not matter."""
-    return {**matplotlib.rcParamsDefault, **_STYLE}
-
-
-def _legend(axes: Axes, labels: Sequence[str], *, dots: bool = False) -> None:
-    """Below the chart, in as many columns as their lengths allow; a single series needs none."""
-    if len(labels) < 2:
-        return
-    handles, names = axes.get_legend_handles_labels()
-    short = [_short(name, 34) for name in names]
-    size = {"markerscale": 2.5} if dots else {}
-    axes.figure.legend(handles, short, loc="outside lower center", ncols=_legend_columns(labels), **size)
-
-
-def _legend_columns(labels: Sequence[str]) -> int:
-    longest = max((min(len(label), 34) for label in labels), default=1)
-    return max(1, min(len(labels), 46 // (longest + 6)))
-
-
-def _legend_rows(labels: Sequence[str]) -> int:
-    return -(-len(labels) // _legend_columns(labels)) if len(labels) > 1 else 0
+    return draw_svg(draw, rows=legend_rows(labels))
 
 
 def _tick_every(axes: Axes, values: Sequence[float]) -> None:
@@ -308,7 +245,3 @@ def _bare(axes: Axes, x: str, y: str) -> None:
     axes.grid(visible=False)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
-
-
-def _short(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"

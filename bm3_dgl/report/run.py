@@ -45,8 +45,9 @@ class Run:
     @property
     def monitor(self) -> int:
         """K of the recall that decides."""
-        cutoffs = self.settings.get("evaluate.cutoffs") or [20]
-        return self.settings.get("evaluate.monitor") or (20 if 20 in cutoffs else max(cutoffs))
+        told, monitor = self.settings.get("evaluate.cutoffs"), self.settings.get("evaluate.monitor")
+        cutoffs = [k for k in told if isinstance(k, int)] if isinstance(told, list) else []
+        return monitor if isinstance(monitor, int) else 20 if 20 in cutoffs or not cutoffs else max(cutoffs)
 
     @property
     def best_epoch(self) -> int | None:

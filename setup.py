@@ -27,10 +27,10 @@ INSTALL_REQUIRES = [
     "tqdm",
     "tensorboard",
     "safetensors",
+    "matplotlib",  # charts of reports
 ]
 
 TEST_REQUIRES = [
-    "matplotlib",  # the plot of benchmarks/
     "pytest",
     "pytest-timeout",
     "ranx",

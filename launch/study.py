@@ -7,9 +7,9 @@ python launch/study.py --config configs/study_layers.yaml data.source=DIR study.
 
 from pathlib import Path
 
-from bm3_dgl.jobs.cli import launch_parsed
+from bm3_dgl.jobs.cli import launch
 from bm3_dgl.jobs.study import StudyJob
 from bm3_dgl.study.declare import command_line
 
 if __name__ == "__main__":
-    launch_parsed("Run a declared set of trainings and compare them.", StudyJob(Path(__file__).parent).main, parse=command_line)
+    launch("Run a declared set of trainings and compare them.", StudyJob(Path(__file__).parent).main, parse=command_line)

@@ -50,11 +50,11 @@ g:hover .hover { fill: var(--panel) }
 """
 
 
-def document(title: str, sections: Iterable[str]) -> str:
-    """The whole page; empty sections leave no trace."""
+def document(title: str, sections: Iterable[str], *, style: str = "") -> str:
+    """The whole page; empty sections leave no trace. style: rules after the common ones."""
     head = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{title}</title><style>{_STYLE}</style></head>"
+        f"<title>{title}</title><style>{_STYLE}{style}</style></head>"
     )
     return "\n".join([head, "<body>", *filter(None, sections), "</body></html>", ""])
 

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn
 
 from bm3_dgl.config.load import command_line, load_config, parser_with_keys
 from bm3_dgl.config.schema import JobConfig
@@ -22,18 +22,12 @@ _STORE_SECONDS = 3.0  # the store may be gone, with who failed before
 _LEAD_SECONDS = 0.5  # rank 0 speaks for all where all met the same mistake
 INTERRUPTED = 130  # 128 + SIGINT, as shells report Ctrl-C
 
-Job = Callable[[JobConfig], None]
-Parse = Callable[[str], JobConfig]
-Asked = TypeVar("Asked")  # what a command line asks for: a JobConfig, or a study
+Job = Callable[[Any], None]  # of what its Parse returns: a JobConfig, a study, pages
+Parse = Callable[[str], Any]
 
 
 def launch(description: str, main: Job, *, parse: Parse = command_line) -> NoReturn:
     """Parse `--config FILE key=value ...`, run `main`, and exit; 0 only when the job did what was asked."""
-    launch_parsed(description, main, parse=parse)
-
-
-def launch_parsed(description: str, main: Callable[[Asked], None], *, parse: Callable[[str], Asked]) -> NoReturn:
-    """As `launch`, for a command line that asks for something of its own."""
     setup_logging()
     end_with_starter()
     try:

@@ -25,6 +25,7 @@ from bm3_dgl.train.loop import Loop, Outcome, median
 from bm3_dgl.train.order import batches_per_epoch
 from bm3_dgl.train.profile import Profiler
 from bm3_dgl.train.step import Stepper
+from bm3_dgl.train.watch import Watch
 from bm3_dgl.types import USER, Split
 
 _EARLY_PEAK_EPOCHS = 30  # a run that stops before may have stopped at popularity's peak; see EarlyStop
@@ -55,6 +56,7 @@ def main(config: JobConfig) -> None:
             journal=journal,
             early_stop=EarlyStop(config.train.patience, config.train.burn_in),
             profiler=Profiler(session.run_dir / "profile", session.team) if config.train.profile else None,
+            watch=Watch(session.model, session.team),
         )
         startup = time.monotonic() - session.began
         with on_sigterm(loop.end_soon):
@@ -112,7 +114,7 @@ def _open_journal(session: Session, step: int) -> Journal | None:
         return None
     train = session.config.train
     batches = batches_per_epoch(session.store.local.num_train, train.batch_size * session.team.ranks.world_size)
-    return Journal(
+    journal = Journal(
         session.run_dir,
         total_steps=train.epochs * batches,
         step=step,
@@ -120,6 +122,8 @@ def _open_journal(session: Session, step: int) -> Journal | None:
         progress=train.progress,
         tensorboard=train.tensorboard,
     )
+    journal.show_config((session.run_dir / "config.yaml").read_text(encoding="utf-8"))
+    return journal
 
 
 def _finish(session: Session, checkpoints: Checkpoints, evaluator: Evaluator, outcome: Outcome, startup: float) -> None:
@@ -158,6 +162,7 @@ def _finish(session: Session, checkpoints: Checkpoints, evaluator: Evaluator, ou
         "users": {"valid": evaluator.users(Split.valid), "test": evaluator.users(Split.test)},
         "seconds": seconds,
         "phases": phases_per_step(outcome),
+        "memory": {"peak_pss_bytes": outcome.peak_pss_bytes},
     }
     if outcome.network:
         # A machine draws the edges of the items that it owns, so no feature row leaves its machine.
@@ -181,6 +186,7 @@ def _finish_trial(session: Session, outcome: Outcome, seconds: dict[str, float |
         "world_size": session.team.ranks.world_size,
         "seconds": seconds,
         "phases": phases_per_step(outcome),
+        "memory": {"peak_pss_bytes": outcome.peak_pss_bytes},
     }
     write_json(session.run_dir / "summary.json", summary)
     parts = ", ".join(f"{name} {value * 1e3:.1f}" for name, value in phases_per_step(outcome).items())

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from bm3_dgl.log import logger
@@ -33,6 +34,7 @@ class Journal:
         shown = progress and sys.stderr.isatty()
         self._bar = tqdm(total=total_steps, initial=step, unit="step", disable=not shown, dynamic_ncols=True)
         self._tick = 0
+        self._step = step
 
     def step(self, epoch: int, num_pairs: int, losses: Any) -> None:
         """After each step; losses: rank 0's share, which times world_size stands for all ranks'."""
@@ -52,6 +54,17 @@ class Journal:
         if self._board is not None:
             for name, number in _flatten(event, values):
                 self._board.add_scalar(name, number, step)
+
+    def show_config(self, text: str) -> None:
+        """The resolved config, on TensorBoard's page of texts."""
+        if self._board is not None:
+            self._board.add_text("config", "".join(f"    {line}\n" for line in text.splitlines()), self._step)
+
+    def histogram(self, name: str, values: torch.Tensor, *, step: int) -> None:
+        """To TensorBoard; values: float (n,), those that are finite are counted."""
+        finite = values[values.isfinite()]
+        if self._board is not None and len(finite):
+            self._board.add_histogram(name, finite, step)
 
     def say(self, text: str) -> None:
         """A line for the user, without tearing the progress bar."""

@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -23,6 +24,7 @@ from bm3_dgl.train.journal import Journal
 from bm3_dgl.train.order import EpochOrder, batches_per_epoch
 from bm3_dgl.train.profile import Profiler
 from bm3_dgl.train.step import Model, Stepper
+from bm3_dgl.train.watch import View, Watch
 
 Evaluate = Callable[[], dict[str, float]]
 
@@ -31,7 +33,8 @@ Evaluate = Callable[[], dict[str, float]]
 class Outcome:
     """What training came to, in this process. trial: ended by train.max_steps, so there is nothing to judge.
 
-    phases: of all steps, summed, mean over ranks.
+    phases: of all steps, summed, mean over ranks. peak_pss_bytes: the most that all processes of the job took at the end
+    of any epoch, those before a resume too.
     """
 
     epochs_run: int = 0
@@ -43,6 +46,16 @@ class Outcome:
     phases: dict[str, float] = field(default_factory=dict)
     trial: bool = False
     network: dict[str, dict[str, float]] = field(default_factory=dict)  # of the last epoch, per step, by purpose
+    peak_pss_bytes: int = 0
+
+
+@dataclass
+class _Epoch:
+    """What is measured of the epoch that runs. pairs: of all ranks, in this process; phases: seconds per step."""
+
+    pairs: int = 0
+    phases: dict[str, float] = field(default_factory=dict)
+    view: View | None = None
 
 
 @dataclass
@@ -60,9 +73,11 @@ class Loop:
     journal: Journal | None
     early_stop: EarlyStop
     profiler: Profiler | None = None
+    watch: Watch | None = None
     _end_soon: bool = False
     _warm: bool = False  # a step has been done
     _saved: int = -1  # step of the newest checkpoint
+    _peak_pss_bytes: int = 0
     sums: torch.Tensor = field(init=False)  # of the model's loss terms over this rank's steps of the epoch
 
     def __post_init__(self) -> None:
@@ -86,15 +101,18 @@ class Loop:
             order = EpochOrder(self.num_train, seed=train.seed, epoch=epoch)
             self.team.take_traffic()
             self.team.phases.take()
-            began, first = time.monotonic(), step % batches
+            began, first, measured = time.monotonic(), step % batches, _Epoch()
             for number in range(first, batches):
                 if self.profiler is not None:
                     self.profiler.tick()
+                if self.watch is not None and number == batches - 1:
+                    self.watch.arm()
                 with self._timed(outcome):
                     ids = order.batch(number, batch_size)
                     losses = self.stepper.step(ids, step)
                     self.sums += losses.detached()
                 step += 1
+                measured.pairs += len(ids)
                 if self.journal is not None:
                     self.journal.step(epoch, len(ids), losses)
                 if step == limit < train.epochs * batches:
@@ -105,12 +123,14 @@ class Loop:
             if self.profiler is not None:
                 self.profiler.close()  # before the times are taken, and evaluation comes in between
             outcome.network = self._network(number + 1 - first)
-            self._add_phases(outcome)
-            if not outcome.trial:
+            measured.phases = self._add_phases(outcome, number + 1 - first)
+            if outcome.trial:
+                self._look(None)
+            else:
                 outcome.epoch_seconds.append(time.monotonic() - began)
-                self._end_epoch(epoch, step, batches, outcome)
+                self._end_epoch(epoch, step, batches, outcome, measured)
                 self._end_if_asked(step)
-        outcome.epochs_run = step // batches
+        outcome.epochs_run, outcome.peak_pss_bytes = step // batches, self._peak_pss_bytes
         outcome.best_epoch, outcome.stopped_early = self.early_stop.best_epoch, self.early_stop.stops
         return outcome
 
@@ -151,7 +171,7 @@ class Loop:
                 self._save(step, best=False)
             raise Terminated(f"train: ended by SIGTERM after step {step}, which is saved; go on with train.resume=true")
 
-    def _end_epoch(self, epoch: int, step: int, batches: int, outcome: Outcome) -> None:
+    def _end_epoch(self, epoch: int, step: int, batches: int, outcome: Outcome, measured: _Epoch) -> None:
         losses = dict(zip(self.model.terms, (self._total_sums() / batches).tolist(), strict=True))
         self.sums.zero_()
         best, last = False, epoch == self.config.train.epochs
@@ -160,19 +180,37 @@ class Loop:
             metrics = self.evaluate()
             outcome.evaluate_seconds.append(time.monotonic() - began)
             best = self.early_stop.update(metrics[self.monitor], epoch)
-            self._report(epoch, step, losses, metrics, best, outcome)
-        elif self.journal is not None:
-            self._record(epoch, step, losses, outcome)
+            self._look(measured)
+            self._report(epoch, step, losses, metrics, best, outcome, measured)
+        else:
+            self._look(measured)
+            self._record(epoch, step, losses, outcome, measured)
         if best or last or self.early_stop.stops or epoch % self.config.train.checkpoint_epochs == 0:
             self._save(step, best=best)
 
+    def _look(self, measured: _Epoch | None) -> None:
+        """Measure the model and the job's memory at the end of an epoch, of a trial (None) the memory. COLLECTIVE."""
+        if self.watch is None:
+            return
+        if measured is not None:
+            measured.view = self.watch.look()
+        pss_bytes = self.watch.pss_bytes() if measured is None or measured.view is None else measured.view.pss_bytes
+        self._peak_pss_bytes = max(self._peak_pss_bytes, pss_bytes)
+
     def _report(
-        self, epoch: int, step: int, losses: dict[str, float], metrics: dict[str, float], best: bool, outcome: Outcome
+        self,
+        epoch: int,
+        step: int,
+        losses: dict[str, float],
+        metrics: dict[str, float],
+        best: bool,
+        outcome: Outcome,
+        measured: _Epoch,
     ) -> None:
         if self.journal is None:
             return
         seconds, evaluate_seconds = outcome.epoch_seconds[-1], outcome.evaluate_seconds[-1]
-        self._record(epoch, step, losses, outcome)
+        self._record(epoch, step, losses, outcome, measured)
         self.journal.record("valid", step=step, epoch=epoch, **metrics, seconds=evaluate_seconds)
         self.journal.say(
             f"epoch {epoch}: loss {losses['total']:.4f}, validation {self.monitor} {metrics[self.monitor]:.4f}"
@@ -180,10 +218,21 @@ class Loop:
             f" {seconds:.1f} s + {evaluate_seconds:.1f} s"
         )
 
-    def _record(self, epoch: int, step: int, losses: dict[str, float], outcome: Outcome) -> None:
-        assert self.journal is not None, "rank 0 writes"
-        network = {"network": outcome.network} if outcome.network else {}
-        self.journal.record("train", step=step, epoch=epoch, losses=losses, seconds=outcome.epoch_seconds[-1], **network)
+    def _record(self, epoch: int, step: int, losses: dict[str, float], outcome: Outcome, measured: _Epoch) -> None:
+        """The epoch's line of metrics.jsonl, and its histograms."""
+        if self.journal is None:
+            return
+        seconds, view = outcome.epoch_seconds[-1], measured.view
+        values: dict[str, Any] = {"losses": losses, "seconds": seconds, "pairs_per_second": measured.pairs / seconds}
+        values |= {"learning_rate": self.config.train.learning_rate, "phases": measured.phases}
+        if view is not None:
+            values |= {"grad_norms": view.grad_norms, "embedding_norms": view.quantiles()}
+            values |= {"memory": {"pss_bytes": view.pss_bytes}}
+            for name, norms in view.row_norms.items():
+                self.journal.histogram(f"embedding_norms/{name}", norms, step=step)
+        if outcome.network:
+            values["network"] = outcome.network
+        self.journal.record("train", step=step, epoch=epoch, **values)
 
     def _network(self, steps: int) -> dict[str, dict[str, float]]:
         """Bytes that cross between machines, and seconds, per step and purpose. COLLECTIVE."""
@@ -193,12 +242,14 @@ class Loop:
             if cost.num_bytes
         }
 
-    def _add_phases(self, outcome: Outcome) -> None:
-        """COLLECTIVE."""
+    def _add_phases(self, outcome: Outcome, steps: int) -> dict[str, float]:
+        """Add what was spent since the last call; returns it per step, mean over ranks, largest first. COLLECTIVE."""
         parts = self.team.gather_values(self.team.phases.take())
-        for name in {name for part in parts for name in part}:
-            seconds = sum(part.get(name, 0.0) for part in parts) / len(parts)
+        names = {name for part in parts for name in part}
+        spent = {name: sum(part.get(name, 0.0) for part in parts) / len(parts) for name in names}
+        for name, seconds in spent.items():
             outcome.phases[name] = outcome.phases.get(name, 0.0) + seconds
+        return {name: round(seconds / steps, 6) for name, seconds in sorted(spent.items(), key=lambda entry: -entry[1])}
 
     def _total_sums(self) -> torch.Tensor:
         """Loss terms summed over the ranks. Raises DivergedError on every rank alike."""
@@ -212,7 +263,8 @@ class Loop:
         return total
 
     def _save(self, step: int, *, best: bool) -> None:
-        state = {"early_stop": self.early_stop.state(), "sums": self._total_sums().tolist()}
+        state: dict[str, Any] = {"early_stop": self.early_stop.state(), "sums": self._total_sums().tolist()}
+        state["peak_pss_bytes"] = self._peak_pss_bytes
         self.checkpoints.save(self.model, Progress(step, state), best=best, keep=self.config.train.keep_checkpoints)
         self._saved = step
 
@@ -220,6 +272,7 @@ class Loop:
         if start is None:
             return 0
         self.early_stop.load_state(start.state["early_stop"])
+        self._peak_pss_bytes = start.state.get("peak_pss_bytes", 0)  # runs of before did not note it
         if self.team.ranks.leads:
             self.sums.copy_(torch.tensor(start.state["sums"]))
         return start.step

@@ -32,9 +32,10 @@ RULES = {
     "evaluate": FLOOR_4,
     "export": FLOOR_4 | {"evaluate"},
     "study": FLOOR_3,
-    "jobs": FLOOR_4 | {"train", "evaluate", "export", "study"},
+    "report": GROUND | {"config", "data"},
+    "jobs": FLOOR_4 | {"train", "evaluate", "export", "study", "report"},
 }
-WITHOUT_DGL = GROUND | {"config", "data", "model"}
+WITHOUT_DGL = GROUND | {"config", "data", "model", "report"}
 NAMELESS_ROOMS = {"utils", "util", "common", "helpers", "helper", "misc"}
 UNSAFE = {"torch.load", "pickle", "cPickle", "dill", "cloudpickle", "eval", "exec", "builtins.eval", "builtins.exec"}
 ENVIRONMENT = {"os.environ", "os.getenv", "os.putenv", "os.unsetenv", "os.environb"}

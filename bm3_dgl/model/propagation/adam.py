@@ -31,6 +31,8 @@ class TableAdam:
         self._variance = store.table(f"{table.name}.variance", table.ntype, width)
         self._steps = store.table(f"{table.name}.steps", table.ntype, 1) if sparse else None
         self._views = tuple(t.local.numpy() for t in (table, self._moment, self._variance))
+        # Where it is a list, each call adds the sum of squares of its gradient (train/watch.py).
+        self.squares: list[float] | None = None
 
     @property
     def state(self) -> list[Table]:
@@ -40,6 +42,7 @@ class TableAdam:
     def step_dense(self, first: int, stop: int, grad: np.ndarray, step: int, learning_rate: float) -> None:
         """Dense Adam on local rows first..stop-1; grad (stop - first, width); step counts from 1."""
         rows = slice(first, stop)
+        self._note(grad)
         adam_rows(*(view[rows] for view in self._views), grad, *_scalars(step, learning_rate))
 
     def step_rows(self, rows: torch.Tensor, grad: torch.Tensor, step: int, learning_rate: float) -> None:
@@ -48,6 +51,7 @@ class TableAdam:
         first, stop = self.own
         unique, place = torch.unique(rows, return_inverse=True)
         total = torch.zeros(max(len(unique), 1), grad.shape[1]).index_add_(0, place, grad).numpy()
+        self._note(total)
         own = tuple(view[first:stop] for view in self._views)
         if self._steps is not None:
             steps = self._steps.local.numpy()[first:stop]
@@ -56,6 +60,10 @@ class TableAdam:
         slot = np.full(stop - first, -1, np.int32)
         slot[unique.numpy()] = np.arange(len(unique), dtype=np.int32)
         adam_slots(*own, slot, total, *_scalars(step, learning_rate))
+
+    def _note(self, grad: np.ndarray) -> None:
+        if self.squares is not None:
+            self.squares.append(float(np.square(grad, dtype=np.float64).sum()))  # threads append, nobody adds to a sum
 
 
 def _scalars(step: int, learning_rate: float) -> tuple[np.float32, ...]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from unittest import mock
 
 from bm3_dgl.jobs import study as job
-from bm3_dgl.jobs.cli import launch_parsed
+from bm3_dgl.jobs.cli import launch
 from bm3_dgl.study import schedule
 from bm3_dgl.study.declare import load_study
 from bm3_dgl.study.runs import Run
@@ -34,7 +34,7 @@ def main() -> None:
     with mock.patch.object(job, "Maker", FakeMaker), mock.patch.object(job, "Datasets", return_value=fakes):
         with mock.patch.object(schedule, "_LOOK_SECONDS", 0.1):
             fake = FakeJob(Path("launch"))
-            launch_parsed("Fake.", fake.main, parse=lambda description: load_study(sys.argv[1], sys.argv[2:]))
+            launch("Fake.", fake.main, parse=lambda description: load_study(sys.argv[1], sys.argv[2:]))
 
 
 if __name__ == "__main__":

@@ -63,6 +63,9 @@ class GraphCluster:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         ranks = self._attempt.ranks
         dist.init_process_group(self._backend, store=self._attempt.store, rank=ranks.rank, world_size=ranks.world_size)
+        # Held beyond its end: the group's destructor joins gloo's threads under the interpreter's lock, and one of them may
+        # want that lock to drop the tensors of the last barrier. DDP holds the group too, but a model may have no weights.
+        self._group = dist.group.WORLD
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:

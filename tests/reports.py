@@ -55,7 +55,7 @@ def write_study(
     for number, settings in enumerate(values):
         identity = f"runs/{number:02d}"
         target = directory / identity
-        shutil.copytree(runs[number % len(runs)], target, symlinks=True, dirs_exist_ok=True)
+        shutil.copytree(runs[number % len(runs)], target, ignore=shutil.ignore_patterns("report*"))
         trials: list[dict[str, Any]] = [{"seed": 1, "dir": identity, "status": "done", "error": None}]
         if number == 1:
             trials.append(

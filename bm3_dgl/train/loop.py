@@ -102,6 +102,7 @@ class Loop:
             self.team.take_traffic()
             self.team.phases.take()
             began, first, measured = time.monotonic(), step % batches, _Epoch()
+            timed = len(outcome.step_seconds)
             for number in range(first, batches):
                 if self.profiler is not None:
                     self.profiler.tick()
@@ -123,7 +124,7 @@ class Loop:
             if self.profiler is not None:
                 self.profiler.close()  # before the times are taken, and evaluation comes in between
             outcome.network = self._network(number + 1 - first)
-            measured.phases = self._add_phases(outcome, number + 1 - first)
+            measured.phases = self._add_phases(outcome, len(outcome.step_seconds) - timed)
             if outcome.trial:
                 self._look(None)
             else:
@@ -243,13 +244,13 @@ class Loop:
         }
 
     def _add_phases(self, outcome: Outcome, steps: int) -> dict[str, float]:
-        """Add what was spent since the last call; returns it per step, mean over ranks, largest first. COLLECTIVE."""
+        """Add what was spent since the last call; returns it per timed step, mean over ranks, largest first. COLLECTIVE."""
         parts = self.team.gather_values(self.team.phases.take())
         names = {name for part in parts for name in part}
         spent = {name: sum(part.get(name, 0.0) for part in parts) / len(parts) for name in names}
         for name, seconds in spent.items():
             outcome.phases[name] = outcome.phases.get(name, 0.0) + seconds
-        return {name: round(seconds / steps, 6) for name, seconds in sorted(spent.items(), key=lambda entry: -entry[1])}
+        return {name: round(seconds / max(1, steps), 6) for name, seconds in sorted(spent.items(), key=lambda entry: -entry[1])}
 
     def _total_sums(self) -> torch.Tensor:
         """Loss terms summed over the ranks. Raises DivergedError on every rank alike."""

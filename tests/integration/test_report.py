@@ -121,13 +121,14 @@ def test_recorded_gradients_are_those_that_adam_met(home: Path, ranks: int | Non
     pairs = json.loads((home / "data" / "dataset.json").read_text())["counts"]["train"]
     assert line["pairs_per_second"] == pytest.approx(pairs / line["seconds"]) and line["learning_rate"] == 1e-3
     assert 1e8 < line["memory"]["pss_bytes"] == summary(run_dir)["memory"]["peak_pss_bytes"] < 1e11
-    assert {"propagate", "head", "backward"} <= set(line["phases"])
 
 
 def test_tensorboard_shows_what_metrics_jsonl_says(home: Path) -> None:
     board = EventAccumulator(str(home / "with" / "tensorboard"), size_guidance={"histograms": 0, "scalars": 0, "tensors": 0})
     board.Reload()
     train, valid = lines_of(home / "with", "train"), lines_of(home / "with", "valid")
+    for line in train:
+        assert {"propagate", "head", "backward"} <= set(line["phases"])
     assert len(train) == 3
 
     def scalars(tag: str) -> list[tuple[int, float]]:

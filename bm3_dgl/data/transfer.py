@@ -36,11 +36,9 @@ from bm3_dgl.log import logger
 _CHUNK = 1 << 20  # bytes read at once
 _LONGEST_WAIT = 60.0  # seconds between two attempts, unless the server asks for more
 _LONGEST_ASKED = 600.0  # seconds: the most that a server's Retry-After is obeyed
-_MOST_DOUBLINGS = 20  # of the wait: beyond its longest for every wait that matters, and no overflow
 _TRANSIENT = {202, 408, 425, 429}  # and 500 to 599: the server may answer otherwise later
 _PAGE = re.compile(rb"(?is)(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<(!doctype\s+html|html)\b")
 _PAGE_NAMES = (".html", ".htm", ".xhtml")
-_GZIP_NAMES = (".gz", ".tgz")
 
 
 @dataclass(frozen=True)
@@ -83,16 +81,13 @@ def fetch(url: str, target: Path, *, patience: Patience, sha256: str | None = No
         for may_retry in (True, False):
             _persist(url, file, part, patience, needs_size=sha256 is None)
             found = _sha256(file)
-            if found == sha256:
-                break
-            _refuse_no_file(url, file)
-            if sha256 is None:
+            if found != sha256:
+                _refuse_no_file(url, file)
+            if sha256 in (None, found):
                 break
             file.truncate(0)
             if not may_retry:
-                raise DataError(
-                    f"{url}: has SHA-256 {found}, twice, expected {sha256}; the file or the checksum is of another version"
-                )
+                raise DataError(f"{url}: has SHA-256 {found}, twice, expected {sha256}; one is of another version")
             logger.warning("%s: has SHA-256 %s, expected %s; fetching it again from the beginning", url, found, sha256)
         os.fsync(file.fileno())
         part.rename(target)
@@ -114,7 +109,7 @@ def _persist(url: str, file: FileIO, part: Path, patience: Patience, *, needs_si
                     f"{url}: {cut} (attempt {failures} of {patience.attempts} without progress); "
                     f"{_size(file)} bytes are kept, call again to go on from there"
                 ) from None
-            doublings = min(_MOST_DOUBLINGS, max(0, failures - 1))
+            doublings = min(20, max(0, failures - 1))  # no overflow, however long the patience
             wait = max(cut.wait_seconds, min(_LONGEST_WAIT, patience.wait_seconds * 2**doublings))
             logger.warning("%s: %s; %d bytes are here, going on in %.3g s", url, cut, _size(file), wait)
             time.sleep(wait)
@@ -176,7 +171,7 @@ def _begin(answer: http.client.HTTPResponse, url: str, file: FileIO, asked: _Ver
         raise DataError(f"{url}: the server sends a page of HTML instead of the file; check download.url")
     coding = ", ".join(answer.headers.get_all("Content-Encoding", [])).strip().lower()
     # Some servers call a file that is stored as .gz encoded by gzip; it comes as it is stored.
-    as_stored = ("", "identity", "gzip", "x-gzip") if url.lower().endswith(_GZIP_NAMES) else ("", "identity")
+    as_stored = ("", "identity", "gzip", "x-gzip") if url.lower().endswith((".gz", ".tgz")) else ("", "identity")
     if coding not in as_stored:
         raise DataError(
             f"{url}: the server sends the file encoded by {_one_line(coding)!r}, unasked; choose another download.url"
@@ -194,8 +189,7 @@ def _continued(answer: http.client.HTTPResponse, file: FileIO, asked: _Version |
     place = answer.headers.get("Content-Range", "")
     match = re.fullmatch(r"bytes ([0-9]{1,18})-[0-9]+/([0-9]{1,18}|\*)", place)
     size = int(match[2]) if match is not None and match[2] != "*" else None
-    fits = match is not None and int(match[1]) == _size(file)
-    if asked is None or not fits or (size and asked.size and size != asked.size):
+    if asked is None or match is None or int(match[1]) != _size(file) or asked.size not in (None, size or asked.size):
         file.truncate(0)
         raise _TransferCut(f"the server sends the part {place!r}, which was not asked for")
     name = "ETag" if (asked.mark or "").startswith('"') else "Last-Modified"
@@ -243,8 +237,7 @@ def _refuse_no_file(url: str, file: FileIO) -> None:
 
 
 def _one_line(text: object) -> str:
-    printable = "".join(sign if sign.isprintable() else " " for sign in str(text))
-    return " ".join(printable.split())[:200]
+    return " ".join("".join(sign if sign.isprintable() else " " for sign in str(text)).split())[:200]
 
 
 @contextmanager

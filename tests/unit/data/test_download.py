@@ -490,6 +490,48 @@ def test_a_checksum_of_the_same_name_in_another_folder_is_not_taken(server: Serv
         download(config, str(tmp_path / "raw"))
 
 
+@pytest.mark.parametrize(
+    "owner, name, message",
+    [
+        ("os", "fsync", r"\.part: cannot be written \(No space left\)"),
+        ("Path", "rename", r"\.part: cannot be written \(No space left\)"),
+        ("Path", "write_text", r"\.part: cannot be written \(No space left\)"),
+        ("fcntl", "flock", r"\.part: cannot be locked \(No space left\); choose another data.source"),
+    ],
+)
+def test_what_the_disk_refuses_is_told_in_one_line(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: str, name: str, message: str
+) -> None:
+    def refuse(*args: object, **more: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left")
+
+    monkeypatch.setattr(getattr(transfer, owner), name, refuse)
+    with pytest.raises(DataError, match=message):
+        download(settings(server), str(tmp_path))
+    assert not (tmp_path / NAME).exists()
+
+
+def test_a_file_name_that_no_disk_takes(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"cannot be read \(File name too long\)"):
+        download(settings(server, files=["x" * 300]), str(tmp_path))
+
+
+@pytest.mark.parametrize("mark", ['["one"]', '"a\\\\nb"', "7"])
+def test_damaged_notes_are_not_used(server: Server, tmp_path: Path, mark: str) -> None:
+    (tmp_path / f".{NAME}.part").write_bytes(OTHER[:1000])
+    notes = f'{{"url": "{server.url}/{NAME}", "size": 300000, "mark": {mark}}}'.replace("\\\\", "\\")
+    (tmp_path / f".{NAME}.part.json").write_text(notes)
+    download(settings(server), str(tmp_path))
+    assert server.how.log == [None]
+    assert (tmp_path / NAME).read_bytes() == BODY
+
+
+def test_a_category_that_holds_a_query(server: Server, tmp_path: Path) -> None:
+    data = DataConfig(format=DataFormat.amazon2014, category="x?y", source=str(tmp_path))
+    with pytest.raises(ConfigError, match=r"data.category: .* has a \?query"):
+        downloading.download(settings(server, files=[]), data)
+
+
 def test_no_server_at_all(server: Server, tmp_path: Path) -> None:
     config = settings(server, url="http://127.0.0.1:9/amazon", attempts=2)
     with pytest.raises(DataError, match=r"Connection refused \(attempt 2 of 2"):

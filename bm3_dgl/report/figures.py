@@ -88,7 +88,7 @@ def bars(groups: Sequence[str], series: Mapping[str, Sequence[float]], *, x: str
                 "linewidth": 0.6,
                 "label": label,
             }
-            axes.bar(left, values, width, hatch=["", "////", "....", "xxxx"][number % 4] or None, **style)
+            axes.bar(left, values, width, hatch=["", "////", "\\\\\\\\", "xxxx"][number % 4] or None, **style)
             if errors is not None and label in errors:
                 axes.errorbar(left, values, yerr=errors[label], fmt="none", ecolor=INK, elinewidth=0.9, capsize=2)
         slanted = len(groups) > 7 or max(map(len, groups), default=0) > 10

@@ -43,7 +43,7 @@ def main(config: JobConfig) -> None:
         checkpoints = session.checkpoints(resuming=True)
         start = _start(session, checkpoints, resume)
         evaluator = make_evaluator(session)
-        journal = _open_journal(session, start.step if start else 0)
+        journal = _open_journal(session, start.step if start else None)
         loop = Loop(
             config,
             session.team,
@@ -109,7 +109,7 @@ def _start(session: Session, checkpoints: Checkpoints, resume: bool) -> Progress
     return start
 
 
-def _open_journal(session: Session, step: int) -> Journal | None:
+def _open_journal(session: Session, step: int | None) -> Journal | None:
     if not session.team.ranks.leads:
         return None
     train = session.config.train

@@ -21,20 +21,21 @@ class Journal:
     """Opened once per process. A resumed run drops the lines that come after its checkpoint."""
 
     def __init__(
-        self, run_dir: Path, *, total_steps: int, step: int, world_size: int, progress: bool, tensorboard: bool
+        self, run_dir: Path, *, total_steps: int, step: int | None, world_size: int, progress: bool, tensorboard: bool
     ) -> None:
+        """step: of the checkpoint that the run goes on from; None: it begins."""
         self._world_size = world_size
         self._path = run_dir / "metrics.jsonl"
-        kept = [line for line in _read_lines(self._path) if line["step"] <= step] if step else []
+        kept = [line for line in _read_lines(self._path) if line["step"] <= step] if step is not None else []
         part = self._path.with_suffix(".jsonl.tmp")
         part.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         part.replace(self._path)
         self._file = open(self._path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115, closed by `close`
-        self._board = self._open_board(run_dir, step) if tensorboard else None
+        self._board = self._open_board(run_dir, step or 0) if tensorboard else None
         shown = progress and sys.stderr.isatty()
-        self._bar = tqdm(total=total_steps, initial=step, unit="step", disable=not shown, dynamic_ncols=True)
+        self._bar = tqdm(total=total_steps, initial=step or 0, unit="step", disable=not shown, dynamic_ncols=True)
         self._tick = 0
-        self._step = step
+        self._step = step or 0
 
     def step(self, epoch: int, num_pairs: int, losses: Any) -> None:
         """After each step; losses: rank 0's share, which times world_size stands for all ranks'."""

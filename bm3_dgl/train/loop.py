@@ -142,6 +142,8 @@ class Loop:
             began = time.monotonic()
             metrics = self.evaluate()
             outcome.evaluate_seconds.append(time.monotonic() - began)
+            self._look(None)
+            outcome.peak_pss_bytes = self._peak_pss_bytes
             if self.journal is not None:
                 self.journal.record("valid", step=0, epoch=0, **metrics, seconds=outcome.evaluate_seconds[0])
             self.early_stop.update(metrics[self.monitor], 0)

@@ -60,6 +60,8 @@ def test_the_whole_line(home: Path, model: str, title: str) -> None:
         "train.resume=true", output=home / f"{model}-again.log",
     )  # fmt: skip
     assert "nothing left to train" in again and summary(run_dir) == found
+    assert [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()] == events
+    assert found["memory"]["peak_pss_bytes"] > 2**26
 
 
 def test_popularity_of_four_ranks(home: Path) -> None:

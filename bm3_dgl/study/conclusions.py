@@ -18,14 +18,15 @@ def conclude(content: Mapping[str, Any]) -> list[str]:
     """Sentences for study.json's content, which is whole but for these."""
     variants, metric = content["variants"], content["metric"]
     base = next(variant for variant in variants if variant["name"] == content["base"])
+    if content["view"] == "cost":  # a few epochs, whose metrics say nothing of what the variants are worth
+        costs = [text for variant in variants if variant is not base for text in _cost(variant, base)]
+        return costs + _missing(variants)
     sentences = []
-    if content["view"] == "cost":
-        sentences += [text for variant in variants if variant is not base for text in _cost(variant, base)]
-    if content["view"] != "table":
+    if content["axes"] or content["view"] != "table":
         sentences += _chosen(variants, content["chosen"], base["name"], metric)
     if content["view"] == "search":
         variants = [variant for variant in variants if variant["name"] == content["chosen"]]
-    sentences += [_compared(variant, base["name"]) for variant in variants if variant["against_base"] is not None]
+    sentences += [text for variant in variants for text in _compared(variant, base["name"])]
     return sentences + _missing(content["variants"])
 
 
@@ -45,8 +46,14 @@ def seeds_agree(against: Mapping[str, Any]) -> bool:
     return all(difference * against["difference"] > 0 for difference in against["seed_differences"])
 
 
-def _compared(variant: Mapping[str, Any], base: str) -> str:
-    against = variant["against_base"]
+def _compared(variant: Mapping[str, Any], base: str) -> list[str]:
+    if variant["against_base"] is not None:
+        return [_difference(variant["name"], variant["against_base"], base)]
+    reason = variant.get("not_compared")
+    return [f"{variant['name']} could not be compared with {base}: {reason}."] if reason else []
+
+
+def _difference(variant: str, against: Mapping[str, Any], base: str) -> str:
     name, mean = name_of(against["metric"]), against["base"] + against["difference"]
     numbers = (
         f"{mean:.4f} against {against['base']:.4f}; interval of the difference over users {against['low']:+.4f} to"
@@ -54,10 +61,10 @@ def _compared(variant: Mapping[str, Any], base: str) -> str:
     )
     seeds = _seeds(against)
     if not is_shown(against):
-        return f"{variant['name']}: no difference in test {name} from {base} could be shown ({numbers}); {seeds}."
+        return f"{variant}: no difference in test {name} from {base} could be shown ({numbers}); {seeds}."
     verb = "is higher" if against["difference"] > 0 else "is lower"
     amount = f"by {abs(against['relative']):.1%}" if against["relative"] is not None else ""
-    return f"{variant['name']}: test {name} {verb} {amount} than with {base} ({numbers}); {seeds}."
+    return f"{variant}: test {name} {verb} {amount} than with {base} ({numbers}); {seeds}."
 
 
 def _seeds(against: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ and over the users of their test split; the best one is chosen by its mean on va
 
 from __future__ import annotations
 
+import itertools
 import os
 import statistics
 from collections.abc import Mapping, Sequence
@@ -19,12 +20,17 @@ import pyarrow.parquet as pq
 
 from bm3_dgl.study.conclusions import conclude
 from bm3_dgl.study.declare import Study, Variant
-from bm3_dgl.study.runs import DONE, Run, metric_lines, status_of, summary_of
+from bm3_dgl.study.runs import DONE, PENDING, Run, metric_lines, status_of, summary_of
 from bm3_dgl.study.statistics import OverUsers, as_json, holm, over_seeds, over_users
 
 SCHEMA_VERSION = 1
 _TEST = "paired permutation over users, Holm's correction"
+_WHO = ("user", "train_items", "test_items")  # by which users are known to be the same
 Members = Sequence[tuple[Variant, Sequence[Run]]]
+
+
+class Incomparable(ValueError):
+    """Why two variants cannot be compared."""
 
 
 @dataclass
@@ -34,7 +40,7 @@ class Results:
     study: Study
     dataset: str
     code: str
-    _compared: dict[tuple[str, ...], OverUsers | None] = field(default_factory=dict)
+    _compared: dict[tuple[str, ...], OverUsers] = field(default_factory=dict)
 
     def collect(self, members: Members) -> dict[str, Any]:
         """The content of study.json."""
@@ -77,30 +83,38 @@ class Results:
             "test": _means([summary["test"] for summary in summaries]),
             "cost": _means(costs),
             "against_base": None,
+            "not_compared": None,
         }
 
     def _compare(self, variants: Sequence[dict[str, Any]], members: Members) -> None:
-        """Fill in against_base, and correct its p for the number of comparisons."""
+        """Fill in against_base, or not_compared with the reason, and correct p for the number of comparisons."""
         base = next(runs for variant, runs in members if variant.name == self.study.baseline)
         compared = []
         for entry, (variant, runs) in zip(variants, members, strict=True):
-            if variant.name != self.study.baseline:
+            if variant.name == self.study.baseline:
+                continue
+            try:
                 entry["against_base"] = self._against(runs, base)
-                compared += [entry["against_base"]] if entry["against_base"] is not None else []
+            except Incomparable as reason:
+                entry["not_compared"] = str(reason)
+            compared += [entry["against_base"]] if entry["against_base"] is not None else []
         for against, p in zip(compared, holm([against["p"] for against in compared]), strict=True):
             against |= {"p_corrected": p, "comparisons": len(compared)}
 
     def _against(self, runs: Sequence[Run], base: Sequence[Run]) -> dict[str, Any] | None:
-        """None as long as no seed is done in both, or where the two were not judged on the same users."""
+        """None as long as that is to come, or where no run is done, which is said of the run. Raises Incomparable."""
         metric, done = self.study.settings.metric, {run.seed: run for run in base if status_of(run)[0] == DONE}
-        pairs = [(run, done[run.seed]) for run in runs if run.seed in done and status_of(run)[0] == DONE]
+        mine = [run for run in runs if status_of(run)[0] == DONE]
+        pairs = [(run, done[run.seed]) for run in mine if run.seed in done]
+        if not pairs:
+            if not mine or any(status_of(run)[0] == PENDING for run in (*runs, *base)):
+                return None
+            raise Incomparable("no seed is done in both" if done else f"no run of {self.study.baseline} is done")
         key = tuple(run.identity for pair in pairs for run in pair)
         if key not in self._compared:
-            differences = user_differences([(run.directory, other.directory) for run, other in pairs], metric)
-            self._compared[key] = None if differences is None else over_users(differences)
+            directories = [(run.directory, other.directory) for run, other in pairs]
+            self._compared[key] = over_users(user_differences(directories, metric))
         numbers = self._compared[key]
-        if numbers is None:
-            return None
         summaries = [(summary_of(run), summary_of(other)) for run, other in pairs]
         by_seed = [mine["test"][metric] - theirs["test"][metric] for mine, theirs in summaries if mine and theirs]
         reference = statistics.fmean(theirs["test"][metric] for _, theirs in summaries if theirs)
@@ -115,22 +129,22 @@ class Results:
         }
 
 
-def user_differences(pairs: Sequence[tuple[Path, Path]], metric: str) -> np.ndarray | None:
+def user_differences(pairs: Sequence[tuple[Path, Path]], metric: str) -> np.ndarray:
     """float64 (U,): for each user the metric in the first runs minus that in the second, both averaged over the pairs.
 
-    None where there is no pair, a run has no users_test.parquet, or they hold other users.
+    pairs: at least one. Raises Incomparable where a run has no users_test.parquet, there is no user, or the runs' users are
+    not the same: an index alone does not tell who it is, so the numbers of train and test items have to agree as well.
     """
-    total, users = None, None
-    for pair in pairs:
-        tables = [_read_users(directory, metric) for directory in pair]
-        if any(table is None for table in tables):
-            return None
-        (first_users, first), (second_users, second) = (table for table in tables if table is not None)
-        users = first_users if users is None else users
-        if not (np.array_equal(users, first_users) and np.array_equal(users, second_users)) or not len(users):
-            return None
-        total = first - second if total is None else total + first - second
-    return None if total is None else total / len(pairs)
+    tables = [[_read_users(directory, metric) for directory in pair] for pair in pairs]
+    users = tables[0][0][0]
+    for table in itertools.chain.from_iterable(tables):
+        if not np.array_equal(table[0][0], users[0]):
+            raise Incomparable("they were judged on different users")
+        if not np.array_equal(table[0], users):
+            raise Incomparable("their users have different numbers of train or test items, so their datasets differ")
+    if not users.size:
+        raise Incomparable("the test split has no users")
+    return np.mean([first - second for (_, first), (_, second) in tables], axis=0)
 
 
 def choose(variants: Sequence[Mapping[str, Any]], metric: str) -> str | None:
@@ -155,16 +169,19 @@ def _costs(run: Run, summary: Mapping[str, Any]) -> dict[str, float | None]:
     return {
         "train_epoch_seconds": statistics.median(train) if train else None,
         "evaluation_seconds": statistics.median(valid) if valid else None,
-        "peak_pss_bytes": summary.get("memory", {}).get("peak_pss_bytes"),
+        "peak_pss_bytes": summary.get("memory", {}).get("peak_pss_bytes") or None,  # 0: nothing was trained, nobody looked
         "best_epoch": summary.get("best_epoch"),
         "total_seconds": (seconds.get("startup") or 0.0) + sum(train) + sum(valid),
     }
 
 
-def _read_users(directory: Path, metric: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """User indices and the metric of each, float64."""
+def _read_users(directory: Path, metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """int (3, U): index, train items and test items of each user; and its metric, float64 (U,)."""
+    path = directory / "users_test.parquet"
     try:
-        table = pq.read_table(directory / "users_test.parquet", columns=["user", metric])
-    except (FileNotFoundError, pa.ArrowInvalid, KeyError):
-        return None
-    return table["user"].to_numpy(), table[metric].to_numpy().astype(np.float64)
+        table = pq.read_table(path, columns=[*_WHO, metric])
+    except FileNotFoundError:
+        raise Incomparable(f"{path} is missing") from None
+    except (pa.ArrowInvalid, KeyError):
+        raise Incomparable(f"{path} is damaged, or lacks {', '.join(_WHO)} or {metric}") from None
+    return np.stack([table[name].to_numpy() for name in _WHO]), table[metric].to_numpy().astype(np.float64)

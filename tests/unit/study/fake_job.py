@@ -60,7 +60,8 @@ def finish(run_dir: Path, seed: int, dropout: float) -> None:
     value = metric(seed, dropout)
     users = np.arange(200, dtype=np.int32)
     recall = (np.random.default_rng(seed).random(200) < value).astype(np.float32)
-    pq.write_table(pa.table({"user": users, "recall@20": recall}), run_dir / "users_test.parquet")
+    counts = {"train_items": users, "test_items": users}
+    pq.write_table(pa.table({"user": users, **counts, "recall@20": recall}), run_dir / "users_test.parquet")
     summary = {
         "valid": {"recall@20": value},
         "test": {"recall@20": float(recall.mean())},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
+from bm3_dgl.config import load_config
 from bm3_dgl.study.conclusions import conclude
-from bm3_dgl.study.results import choose, user_differences
+from bm3_dgl.study.declare import load_study
+from bm3_dgl.study.results import Incomparable, Results, choose, user_differences
+from bm3_dgl.study.runs import FAILED, Run, make_run, note
 from bm3_dgl.study.tables import tables
 
 
@@ -62,9 +66,11 @@ def test_a_variant_with_fewer_runs_is_not_chosen() -> None:
     assert choose([variant("a", 0.1, 0.1) | {"valid": {}}], "recall@20") is None
 
 
-def write_users(directory: Path, users: list[int], values: np.ndarray) -> Path:
+def write_users(directory: Path, users: list[int], values: np.ndarray, **counts: list[int]) -> Path:
     directory.mkdir()
-    table = pa.table({"user": pa.array(users, pa.int32()), "recall@20": pa.array(values, pa.float32())})
+    who = {"user": users, "train_items": [5] * len(users), "test_items": [1] * len(users)} | counts
+    table = pa.table({name: pa.array(column, pa.int32()) for name, column in who.items()})
+    table = table.append_column("recall@20", pa.array(values, pa.float32()))
     pq.write_table(table, directory / "users_test.parquet")
     return directory
 
@@ -76,11 +82,68 @@ def test_differences_of_users_are_paired_and_averaged_over_seeds(tmp_path: Path)
     found = user_differences([(paths["a1"], paths["b1"]), (paths["a2"], paths["b2"])], "recall@20")
     naive = [np.mean([values["a1"][u], values["a2"][u]]) - np.mean([values["b1"][u], values["b2"][u]]) for u in range(4)]
     assert found == pytest.approx(np.array(naive), abs=1e-6)
-    other = write_users(tmp_path / "other", [0, 2, 5, 8], values["a1"])
-    assert user_differences([(other, paths["b1"])], "recall@20") is None
-    assert user_differences([(tmp_path / "none", paths["b1"])], "recall@20") is None
-    assert user_differences([], "recall@20") is None
     assert stats.ttest_1samp(np.array(naive), 0).pvalue > 0  # the pairing that scipy's test would take
+
+
+def test_other_users_are_not_compared(tmp_path: Path) -> None:
+    values, users = np.zeros(4), [0, 2, 5, 9]
+    base = write_users(tmp_path / "base", users, values)
+    others = {
+        "different users": write_users(tmp_path / "a", [0, 2, 5, 8], values),
+        "numbers of train or test items": write_users(tmp_path / "b", users, values, train_items=[5, 5, 5, 4]),
+        "train or test items, so their datasets differ": write_users(tmp_path / "c", users, values, test_items=[1, 1, 1, 2]),
+        r"none/users_test\.parquet is missing": tmp_path / "none",
+    }
+    for reason, other in others.items():
+        with pytest.raises(Incomparable, match=reason):
+            user_differences([(other, base)], "recall@20")
+        with pytest.raises(Incomparable, match=reason):
+            user_differences([(base, base), (base, other)], "recall@20")
+    with pytest.raises(Incomparable, match=r"users_test\.parquet is damaged, or lacks .* or ndcg@20"):
+        user_differences([(base, base)], "ndcg@20")
+    nobody = write_users(tmp_path / "nobody", [], np.zeros(0))
+    with pytest.raises(Incomparable, match="no users"):
+        user_differences([(nobody, nobody)], "recall@20")
+
+
+def finished(directory: Path, summary: dict[str, Any]) -> Run:
+    directory.mkdir(exist_ok=True)
+    (directory / "summary.json").write_text(json.dumps({"valid": {"recall@20": 0.1}, "test": {"recall@20": 0.1}} | summary))
+    return run_in(directory)
+
+
+def run_in(directory: Path, seed: int = 1) -> Run:
+    return make_run("v", seed, directory.name, load_config(None, []), ranks=1, runs_dir=str(directory.parent))
+
+
+def collected(directory: Path, base: Run, other: Run) -> dict[str, Any]:
+    (directory / "base.yaml").write_text("train: {epochs: 3}\n")
+    (directory / "study.yaml").write_text("base: base.yaml\nvariants: {full: [], small: [model.embedding_dim=8]}\n")
+    study = load_study(str(directory / "study.yaml"), [f"study.dir={directory}"])
+    members = [(variant, [run]) for variant, run in zip(study.variants, (base, other), strict=True)]
+    return Results(study, "d", "c").collect(members)
+
+
+def test_a_comparison_that_cannot_be_made_is_told_with_its_reason(tmp_path: Path) -> None:
+    base, other = (finished(tmp_path / name, {"seconds": {}}) for name in ("base", "other"))
+    (sentence,) = collected(tmp_path, base, other)["conclusions"]
+    assert sentence == f"small could not be compared with full: {other.directory}/users_test.parquet is missing."
+    failed = run_in(tmp_path / "broken")
+    failed.directory.mkdir()
+    note(failed, FAILED, "out of memory")
+    found = collected(tmp_path, failed, other)["conclusions"]
+    assert found == ["small could not be compared with full: no run of full is done.", "Failed: full, seed 1: out of memory"]
+    assert collected(tmp_path, base, failed)["conclusions"] == ["Failed: small, seed 1: out of memory"]
+    to_come = collected(tmp_path, run_in(tmp_path / "to_come"), other)["conclusions"]
+    assert to_come == ["Not all is done: 1 runs are still to come."]
+
+
+def test_a_peak_that_nobody_looked_at_is_no_value(tmp_path: Path) -> None:
+    popularity = finished(tmp_path / "popularity", {"seconds": {}, "memory": {"peak_pss_bytes": 0}})
+    trained = finished(tmp_path / "trained", {"seconds": {}, "memory": {"peak_pss_bytes": 2**30}})
+    costs = [entry["cost"] for entry in collected(tmp_path, trained, popularity)["variants"]]
+    assert costs[0]["peak_pss_bytes"]["mean"] == 2**30
+    assert "peak_pss_bytes" not in costs[1]
 
 
 def test_a_difference_that_is_shown() -> None:
@@ -129,6 +192,19 @@ def test_costs_are_compared() -> None:
     variants = [variant("full", 0.1, 0.1, cost=cost(2.0, 2**30)), variant("fast", 0.1, 0.1, cost=cost(0.5, 2**29))]
     expected = "an epoch takes 0.5 s against 2 s (0.25 times), memory peaks at 512 MiB against 1,024 MiB (0.50 times)"
     assert expected in conclude(study(variants, view="cost"))[0]
+
+
+def test_a_study_of_cost_states_no_quality() -> None:
+    worse = variant("fast", 0.08, 0.08, against_base=against(-0.0036, 0.0003, [-0.0036]))
+    axes = [{"key": "ranks", "values": [1, 2]}]
+    assert conclude(study([variant("full", 0.086, 0.0868), worse], view="cost", axes=axes)) == []
+
+
+def test_a_grid_of_three_keys_has_a_best_one() -> None:
+    axes = [{"key": key, "values": [1, 2]} for key in ("a", "b", "c")]
+    variants = [variant("full", 0.086, 0.0868), variant("best", 0.09, 0.09)]
+    assert conclude(study(variants, axes=axes))[0].startswith("Best on validation: best, Recall@20 0.0900")
+    assert conclude(study(variants)) == []  # named variants are no choice
 
 
 def test_a_map_has_a_row_and_a_column_for_each_value() -> None:

@@ -6,8 +6,8 @@ Two runs with one identity end with the same numbers, whatever study asked for t
   `data` only the modalities in use, since the dataset's hash stands for everything that made it;
 - the number of ranks and, in studies of cost, that the run had the machine to itself, since times depend on these;
 - the dataset's hash;
-- the code: the rooms that compute a result, as syntax trees without docstrings, so that comments and layout may change;
-  and the versions of the libraries that compute.
+- the code: the rooms that compute a result or write the file that statistics read, as syntax trees without docstrings, so
+  that comments and layout may change; and the versions of the libraries that compute.
 """
 
 from __future__ import annotations
@@ -25,7 +25,11 @@ from bm3_dgl.config.fields import spell, walk
 from bm3_dgl.config.schema import JobConfig
 
 _PACKAGE = Path(__file__).resolve().parent.parent
-_ROOMS = ("types.py", "runtime", "graph", "model", "train", "evaluate", "jobs/session.py", "jobs/train.py")
+_ROOMS = (
+    *("types.py", "runtime", "graph", "model", "train", "evaluate"),
+    *("export/users.py", "jobs/session.py", "jobs/train.py"),
+)
+_ONLY_TELL = {"train/journal.py", "train/profile.py", "train/watch.py"}  # what a run looks like, not what comes of it
 _LIBRARIES = ("dgl", "numba", "numpy", "torch")
 _NO_RESULT = {
     *("train.resume", "train.progress", "train.tensorboard", "train.profile"),
@@ -66,7 +70,9 @@ def code_hash(package: Path = _PACKAGE) -> str:
     for room in _ROOMS:
         path = package / room
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            digest.update(f"{file.relative_to(package)}\n{meaning(file.read_text(encoding='utf-8'))}\n".encode())
+            name = file.relative_to(package).as_posix()
+            if name not in _ONLY_TELL:
+                digest.update(f"{name}\n{meaning(file.read_text(encoding='utf-8'))}\n".encode())
     for library in _LIBRARIES:
         digest.update(f"{library}=={version(library)}\n".encode())
     return digest.hexdigest()

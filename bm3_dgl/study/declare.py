@@ -39,7 +39,7 @@ _OF_THE_STUDY = {
     "train.max_steps": "a trial is not judged",
     "partition.parts": "a study runs on one machine",
 }
-_FIXED = ["train.resume=true", "train.progress=false", "evaluate.users_file=true"]
+_FIXED = ["train.resume=true", "train.progress=false", "train.keep_checkpoints=1", "evaluate.users_file=true"]
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,7 @@ def test_a_table(tmp_path: Path) -> None:
     config = study.config(study.variants[1].overrides, 5)
     train = config.train
     assert (train.epochs, train.patience, train.batch_size, train.seed, train.resume) == (7, 2, 64, 5, True)
+    assert train.keep_checkpoints == 1  # a run of a study is at its end read from the best one alone
 
 
 def test_a_grid_is_the_product_of_its_values(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@
         request.yaml        the settings it is started with
         run.json            variant and seed that asked for it first, identity, status, error, ranks
         run.log             what the job printed, call by call
+        .study/             its lock is held by the study that has the run, from before the job's start until its end is noted
 
 The status is the study's word for a run: `pending` (not ended), `done`, `failed`, `pruned`. That a run is done is read off its
 summary.json alone, which the job writes last; so it holds whatever was killed when.
@@ -16,13 +17,15 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from bm3_dgl.config import JobConfig, save_config
 from bm3_dgl.errors import DataError
+from bm3_dgl.runtime.locks import is_locked, lock_directory
 
 PENDING, DONE, FAILED, PRUNED = "pending", "done", "failed", "pruned"
 _ID_DIGITS = 16  # of the identity, in the directory's name
+_HELD = ".study"  # beside the job's own lock, which comes seconds after its start
 _LAST_BYTES = 8192  # of a log, in which its last line is looked for
 
 
@@ -44,6 +47,20 @@ class Run:
 def make_run(variant: str, seed: int, identity: str, config: JobConfig, *, ranks: int, runs_dir: str) -> Run:
     directory = Path(runs_dir) / identity[:_ID_DIGITS]
     return Run(variant, seed, identity, replace(config, run=replace(config.run, dir=str(directory))), ranks)
+
+
+def take(run: Run) -> IO[str] | None:
+    """The right to work on a run, held while open; None where another study has it, or a job of one is still ending."""
+    lock = lock_directory(run.directory / _HELD, seconds=0.0)
+    if lock is not None and is_locked(run.directory):
+        lock.close()
+        return None
+    return lock
+
+
+def is_taken(run: Run) -> bool:
+    """Whether another study has the run, or a job works on it."""
+    return is_locked(run.directory / _HELD) or is_locked(run.directory)
 
 
 def request(run: Run) -> Path:

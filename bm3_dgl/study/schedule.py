@@ -14,12 +14,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import IO, Protocol
 
 from bm3_dgl.log import logger
-from bm3_dgl.runtime.locks import is_locked
 from bm3_dgl.runtime.ranks import job_environment
-from bm3_dgl.study.runs import DONE, FAILED, PENDING, PRUNED, Run, last_line, note, request, status_of
+from bm3_dgl.study.runs import DONE, FAILED, PENDING, PRUNED, Run, is_taken, last_line, note, request, status_of, take
 
 _TICK_SECONDS = 0.2
 _LOOK_SECONDS = 2.0  # between two looks at how a run does
@@ -27,9 +26,11 @@ _GRACE_SECONDS = 60.0  # for a job to save its state; afterwards it is killed, a
 
 
 class Source(Protocol):
-    """Where runs come from. next: the next one, None where there is none now. left: how many have not ended, at most."""
+    """Where runs come from. next: the next one, None where there is none now. back: takes one that could not be started,
+    since another study has it. left: how many have not ended, at most."""
 
     def next(self) -> Run | None: ...
+    def back(self, run: Run) -> None: ...
     def ended(self, run: Run, status: str) -> None: ...
     def hopeless(self, run: Run) -> bool: ...
     def left(self) -> int: ...
@@ -48,10 +49,13 @@ class Fixed:
     def next(self) -> Run | None:
         """One that no other study is running; None where there is none."""
         for run in list(self._waiting):
-            if not is_locked(run.directory):
+            if not is_taken(run):
                 self._waiting.remove(run)
                 return run
         return None
+
+    def back(self, run: Run) -> None:
+        self._waiting.append(run)
 
     def ended(self, run: Run, status: str) -> None:
         self._left -= 1
@@ -84,12 +88,16 @@ class Room:
     def share(self, run: Run, runs_left: int) -> int:
         """Cores of a run when all that fit, of those that are left, run side by side."""
         at_once = self.parallel or max(1, self.cores // run.ranks)
+        at_once = min(at_once, max(1, self.memory // max(1, self.need(run))))
         return max(run.ranks, self.cores // max(1, min(at_once, runs_left)))
 
 
 @dataclass
 class _Process:
+    """lock: this study's hold on the run, from before its start until its end is noted."""
+
     run: Run
+    lock: IO[str]
     popen: subprocess.Popen
     began: float
     looked: float
@@ -141,14 +149,17 @@ class Schedule:
             run = self._waiting
             if run is None or not self.room.fits(run, [process.run for process in self._running]):
                 return
-            self._waiting = None
-            status, error = status_of(run)
-            if status == DONE:  # another study has done it meanwhile
-                self._ended(run, DONE, error, 0.0)
+            self._waiting, lock = None, take(run)
+            if lock is None:  # another study has begun it since
+                self.source.back(run)
+                return
+            if status_of(run)[0] == DONE:  # another study has done it meanwhile
+                lock.close()
+                self._ended(run, DONE, None, 0.0)
             else:
-                self._start(run)
+                self._start(run, lock)
 
-    def _start(self, run: Run) -> None:
+    def _start(self, run: Run, lock: IO[str]) -> None:
         settings = request(run)
         with open(run.directory / "run.log", "ab") as log:
             popen = subprocess.Popen(
@@ -160,7 +171,7 @@ class Schedule:
                 start_new_session=True,
             )
         logger.info("started %s, seed %d (%s)", run.variant, run.seed, run.directory)
-        self._running.append(_Process(run, popen, time.monotonic(), time.monotonic()))
+        self._running.append(_Process(run, lock, popen, time.monotonic(), time.monotonic()))
 
     def _look(self) -> None:
         now = time.monotonic()
@@ -183,6 +194,7 @@ class Schedule:
             self._running.remove(process)
             status, error = _judge(process)
             note(process.run, status, error)
+            process.lock.close()
             self._ended(process.run, status, error, time.monotonic() - process.began)
 
     def _ended(self, run: Run, status: str, error: str | None, seconds: float) -> None:

@@ -16,7 +16,7 @@ from bm3_dgl.config.fields import choices, optional, spell, walk
 from bm3_dgl.config.schema import JobConfig
 from bm3_dgl.errors import ConfigError
 from bm3_dgl.study.declare import Study, Variant
-from bm3_dgl.study.runs import DONE, PRUNED, Run, metric_lines, summary_of, write_text
+from bm3_dgl.study.runs import DONE, PRUNED, Run, is_taken, metric_lines, status_of, summary_of, write_text
 from bm3_dgl.study.settings import Pruner
 
 _JOURNAL = "trials.jsonl"
@@ -30,19 +30,24 @@ class Search:
         self._study, self._settings, self._make = study, study.search, make
         self._optuna = import_optuna()
         self._state = self._optuna.trial.TrialState
-        self._trials = self._open()
+        self._trials = self._open(make(study.variants[0]).identity)
         self._numbers: dict[str, int] = {}  # identity -> trial
         self._reported: dict[int, int] = {}  # trial -> last epoch told
         self._members: dict[int, tuple[Variant, Run]] = {}
         self._failed = 0  # in this call; the next one tries these again
         self._again: deque[Run] = deque()
+        self._repeated: set[str] = set()  # identities of runs whose trials had ended, but which are no longer there
         for frozen in self._trials.get_trials(deepcopy=False):
             if frozen.state != self._state.WAITING:
                 self._take_up(frozen)
 
     def next(self) -> Run | None:
+        for run in list(self._again):
+            if not is_taken(run):
+                self._again.remove(run)
+                return run
         if self._again:
-            return self._again.popleft()
+            return None  # what another study runs is worth waiting for: the next trial is drawn with its value known
         while (number := len(self._begun())) < self._settings.trials:
             self._trials.sampler = self._sampler(number)
             trial = self._trials.ask()
@@ -52,8 +57,14 @@ class Search:
             self._trials.tell(trial.number, state=self._state.FAIL)  # drawn before: nothing new to learn
         return None
 
+    def back(self, run: Run) -> None:
+        self._again.append(run)
+
     def ended(self, run: Run, status: str) -> None:
         """Tell optuna; a value is of validation alone."""
+        if run.identity in self._repeated:
+            self._repeated.remove(run.identity)
+            return
         number, summary = self._numbers[run.identity], summary_of(run)
         if status == DONE and summary is not None:
             self._trials.tell(number, summary["valid"][self._study.settings.metric])
@@ -63,7 +74,12 @@ class Search:
             self._failed += 1
 
     def hopeless(self, run: Run) -> bool:
-        """Tell the pruner how the run does, and ask it. A value is the best so far, as the run's end would report it."""
+        """Tell the pruner how the run does, and ask it. A value is the best so far, as the run's end would report it.
+
+        The base, which the best one is compared with, always comes to its end.
+        """
+        if run.identity in self._repeated:
+            return False
         number = self._numbers[run.identity]
         trial, told = self._trial(number), self._reported.get(number, 0)
         best = float("-inf")
@@ -72,10 +88,11 @@ class Search:
             if line["epoch"] > told:
                 trial.report(best, line["epoch"])
                 self._reported[number] = line["epoch"]
-        return number in self._reported and trial.should_prune()
+        return number > 0 and number in self._reported and trial.should_prune()
 
     def left(self) -> int:
-        return max(0, self._settings.trials - self._failed - sum(trial.state.is_finished() for trial in self._begun()))
+        finished = sum(trial.state.is_finished() for trial in self._begun())
+        return len(self._repeated) + max(0, self._settings.trials - self._failed - finished)
 
     def members(self) -> list[tuple[Variant, list[Run]]]:
         """Trials so far, as variants of one run each."""
@@ -90,7 +107,10 @@ class Search:
             self._again.append(run)
             self._reported[frozen.number] = frozen.last_step or 0
         else:
-            self._add(frozen.number, frozen.params)
+            run = self._add(frozen.number, frozen.params)
+            if frozen.state == self._state.COMPLETE and status_of(run)[0] != DONE:
+                self._again.append(run)
+                self._repeated.add(run.identity)
 
     def _member(self, trial: Any) -> Run:
         """Draw what is not drawn yet."""
@@ -129,7 +149,8 @@ class Search:
             seed=self._settings.seed + number, n_startup_trials=self._settings.startup_trials
         )
 
-    def _open(self) -> Any:
+    def _open(self, base: str) -> Any:
+        """base: identity of the base's run. Another one, or another space, begins another search: values would not compare."""
         optuna, settings = self._optuna, self._settings
         path = self._study.directory / _JOURNAL
         mend_journal(path)
@@ -140,7 +161,7 @@ class Search:
         space = ", ".join(f"{key} {spell(vars(dimension))}" for key, dimension in self._study.space.items())
         trials = optuna.create_study(
             storage=optuna.storages.JournalStorage(backend),
-            study_name=f"{self._study.settings.metric} over {space}",  # another space begins another search
+            study_name=f"{self._study.settings.metric} over {space}, from {base}",
             direction="maximize",
             pruner=pruner,
             load_if_exists=True,

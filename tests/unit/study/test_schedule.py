@@ -143,6 +143,20 @@ def test_two_studies_share_a_run(tmp_path: Path) -> None:
     assert other["variants"][0]["runs"][0]["dir"].startswith("../runs/")
 
 
+@pytest.mark.parametrize(("text", "count"), [(STUDY, 6), (SEARCH, 8)], ids=["grid", "search"])
+def test_two_studies_at_once_do_a_run_once(tmp_path: Path, text: str, count: int) -> None:
+    if text is SEARCH:
+        pytest.importorskip("optuna")
+    files = [declare(tmp_path / "one", text), declare(tmp_path / "two", text)]
+    shared = f"study.runs_dir={tmp_path}/runs"
+    studies = [start(file, shared) for file in files]
+    assert [study.wait(120) for study in studies] == [0, 0], log_of(files[0]) + log_of(files[1])
+    assert calls(tmp_path) == count
+    one, two = map(content, files)
+    assert one["variants"] == two["variants"]
+    assert {run["status"] for variant in one["variants"] for run in variant["runs"]} == {"done"}
+
+
 def test_ctrl_c_ends_runs_and_says_how_to_go_on(tmp_path: Path) -> None:
     file = declare(tmp_path)
     study = start(file)

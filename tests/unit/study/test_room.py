@@ -1,0 +1,57 @@
+"""Which run starts when: room for it on the machine, and no other study that has it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from unittest import mock
+
+from bm3_dgl.config import load_config
+from bm3_dgl.study.runs import Run, is_taken, make_run, take
+from bm3_dgl.study.schedule import Fixed, Room, Schedule
+
+GIB = 2**30
+
+
+def runs_in(directory: Path, *names: str) -> list[Run]:
+    return [make_run("v", 1, name, load_config(None, []), ranks=1, runs_dir=str(directory)) for name in names]
+
+
+def test_a_run_has_the_cores_that_others_have_no_memory_to_use(tmp_path: Path) -> None:
+    (run,) = runs_in(tmp_path, "a")
+    share = {need: Room(8, 0, 10 * GIB, lambda run, need=need: need).share(run, 20) for need in (0, GIB, 4 * GIB, 99 * GIB)}
+    assert share == {0: 1, GIB: 1, 4 * GIB: 4, 99 * GIB: 8}
+    assert Room(8, 4, 10 * GIB, lambda run: 6 * GIB).share(run, 20) == 8
+    assert Room(8, 0, 10 * GIB, lambda run: GIB).share(run, 2) == 4
+
+
+def test_a_run_has_one_holder_at_a_time(tmp_path: Path) -> None:
+    (run,) = runs_in(tmp_path, "a")
+    assert not is_taken(run)
+    lock = take(run)
+    assert lock is not None and is_taken(run) and take(run) is None
+    lock.close()
+    assert not is_taken(run)
+
+
+def test_a_run_of_another_study_waits_and_others_go_first(tmp_path: Path) -> None:
+    first, second = runs_in(tmp_path, "a", "b")
+    source = Fixed([first, second])
+    lock = take(first)
+    assert lock is not None
+    assert source.next() is second and source.next() is None
+    lock.close()
+    assert source.next() is first and source.left() == 2
+
+
+def test_a_run_that_is_taken_between_two_looks_is_put_back(tmp_path: Path) -> None:
+    """Another study takes it while it waits for its place; it is neither started nor failed here."""
+    (run,) = runs_in(tmp_path, "a")
+    source, command, report = Fixed([run]), mock.Mock(side_effect=AssertionError("started")), mock.Mock()
+    schedule = Schedule(source, Room(2, 2, GIB, lambda run: 0), command, report)
+    schedule._waiting = source.next()
+    lock = take(run)
+    assert lock is not None
+    schedule._fill()
+    assert not schedule._running and not (run.directory / "run.json").exists() and not report.called
+    lock.close()
+    assert source.next() is run

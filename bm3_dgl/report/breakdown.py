@@ -8,15 +8,19 @@ end they are joined until the outermost holds at least _LEAST_SHARE of what is c
     coverage                     share of the catalogue's items that stand in at least one list
     Gini                         of the numbers of lists that items stand in, over the whole catalogue: 0 all alike, 1 one item
     popularity percentile        share of the catalogue with fewer train interactions, ties counted half; in percent
+    gain of a bin                mean difference of two models over the same users or test interactions, with Student's 95 %
+                                 interval; a user's test interactions are no draws of their own, so their deviations
+                                 are summed first (cluster-robust error)
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
+from scipy import special
 
 from bm3_dgl.data.dataset import Dataset
 from bm3_dgl.errors import DataError
@@ -29,8 +33,8 @@ _AGREES = 1e-4  # mean recall as read against that of the lists
 @dataclass(frozen=True)
 class Lists:
     """Judged users and their lists at K. users int64 (n,), train_items int64 (n,), recall float64 (n,), items int64
-    (n, K), -1 where a list has none; pair_row, pair_item int64 (m,): their test interactions; hit bool (m,).
-    popularity int64 (num_items,): train interactions."""
+    (n, K), -1 where a list has none; pair_row, pair_item int64 (m,): their test interactions; hit float64 (m,),
+    1 for found, a share after averaging over seeds. popularity int64 (num_items,): train interactions."""
 
     cutoff: int
     users: np.ndarray
@@ -51,6 +55,17 @@ class Bin:
     count: int
     recall: float
     error: float | None
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Of a bin: mean difference, and its interval, None where it is of fewer than two users."""
+
+    label: str
+    count: int
+    difference: float
+    low: float | None
+    high: float | None
 
 
 @dataclass(frozen=True)
@@ -80,7 +95,7 @@ def read_lists(table: pa.Table, dataset: Dataset, cutoff: int) -> Lists:
     pair_row, pair_item = rows[rows >= 0], test_items[rows >= 0].astype(np.int64)
     width = dataset.num_items + 1  # so that -1 is no item of the row before
     listed = np.arange(len(users))[:, None] * width + np.where(items < 0, dataset.num_items, items)
-    hit = np.isin(pair_row * width + pair_item, listed)
+    hit = np.isin(pair_row * width + pair_item, listed).astype(np.float64)
     recall = table[name].to_numpy().astype(np.float64)
     held = np.bincount(pair_row, minlength=len(users))
     found = np.bincount(pair_row, weights=hit, minlength=len(users)) / np.maximum(held, 1)
@@ -97,7 +112,30 @@ def by_activity(lists: Lists) -> list[Bin]:
 
 def by_popularity(lists: Lists) -> list[Bin]:
     """Recall by the test items' train interactions."""
-    return _bins(lists.popularity[lists.pair_item], lists.hit.astype(np.float64))
+    return _bins(lists.popularity[lists.pair_item], lists.hit)
+
+
+def same_users(first: Lists, second: Lists) -> bool:
+    """Whether both are of the same users, test interactions and catalogue."""
+    names = ("users", "train_items", "pair_row", "pair_item", "popularity")
+    return all(np.array_equal(getattr(first, name), getattr(second, name)) for name in names)
+
+
+def mean_over_seeds(seeds: Sequence[Lists]) -> Lists:
+    """Lists of the same users: recall and hits are the means, items those of the first."""
+    assert all(same_users(seeds[0], other) for other in seeds), "seeds of a variant judge the same users"
+    recall, hit = (np.mean([getattr(one, name) for one in seeds], axis=0) for name in ("recall", "hit"))
+    return replace(seeds[0], recall=recall, hit=hit)
+
+
+def gains_by_activity(lists: Lists, base: Lists) -> list[Gain]:
+    """lists - base, of the same users."""
+    return _gains(base.train_items, lists.recall - base.recall, np.arange(len(base.users)))
+
+
+def gains_by_popularity(lists: Lists, base: Lists) -> list[Gain]:
+    """lists - base, of the same test interactions."""
+    return _gains(base.popularity[base.pair_item], lists.hit - base.hit, base.pair_row)
 
 
 def reach_of_lists(lists: Lists) -> Reach:
@@ -146,6 +184,25 @@ def _bins(counts: np.ndarray, values: np.ndarray) -> list[Bin]:
             error = float(inside.std(ddof=1) / np.sqrt(len(inside))) if len(inside) > 1 else None
             bins.append(Bin(label, len(inside), float(inside.mean()), error))
     return bins
+
+
+def _gains(counts: np.ndarray, differences: np.ndarray, owner: np.ndarray) -> list[Gain]:
+    """counts int, differences float64 and owner int, row of the user, all (n,)."""
+    starts = bin_starts(counts)
+    place = np.searchsorted(starts, counts, side="right") - 1
+    gains = []
+    for number, label in enumerate(bin_labels(starts)):
+        inside = differences[place == number]
+        if not len(inside):
+            continue
+        mean, half = float(inside.mean()), None
+        _, user = np.unique(owner[place == number], return_inverse=True)
+        sums = np.bincount(user, weights=inside - mean)
+        if (users := len(sums)) > 1:
+            error = np.sqrt((sums**2).sum() * users / (users - 1)) / len(inside)
+            half = float(special.stdtrit(users - 1, 0.975) * error)
+        gains.append(Gain(label, len(inside), mean, *((None, None) if half is None else (mean - half, mean + half))))
+    return gains
 
 
 def _reach(items: np.ndarray, popularity: np.ndarray) -> Reach:

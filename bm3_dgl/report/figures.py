@@ -103,6 +103,27 @@ def bars(groups: Sequence[str], series: Mapping[str, Sequence[float]], *, x: str
     return draw_svg(draw, rows=legend_rows(list(series)))
 
 
+def gains(groups: Sequence[str], series: Mapping[str, Sequence[float]], errors: Mapping[str, Sequence[float]], *, x: str, y: str) -> str:  # noqa: E501  # fmt: skip
+    """Differences side by side in each group, about a line of zero. errors: half lengths of the whiskers, NaN for none."""
+
+    def draw(axes: Axes) -> None:
+        place = np.arange(len(groups))
+        for number, (label, values) in enumerate(series.items()):
+            left = place + (number - (len(series) - 1) / 2) * 0.7 / max(1, len(series))
+            colour = SERIES[(number + 1) % len(SERIES)]  # the first is the base's
+            marker = _MARKERS[number % len(_MARKERS)]
+            axes.errorbar(left, values, yerr=errors[label], fmt=marker, color=colour, capsize=2, markersize=4, label=label)
+        axes.axhline(0, color=INK, linewidth=0.8)
+        slanted = len(groups) > 7 or max(map(len, groups), default=0) > 10
+        turned: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
+        axes.set_xticks(place, [shorten(group, 22) for group in groups], **turned)
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
+        legend(axes, list(series))
+
+    return draw_svg(draw, rows=legend_rows(list(series)))
+
+
 def stacked(rows: Sequence[str], parts: Mapping[str, Sequence[float]], *, x: str) -> str:
     """One horizontal bar per row, made of its parts."""
 

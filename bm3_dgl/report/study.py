@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -38,7 +39,8 @@ class Trial:
 
 @dataclass(frozen=True)
 class Variant:
-    """values: setting -> value. against_base: the paired test, as the study wrote it."""
+    """values: setting -> value. cost: without a memory of 0 bytes, which was not measured. against_base: the paired test, as
+    the study wrote it."""
 
     name: str
     values: dict[str, Any]
@@ -50,8 +52,8 @@ class Variant:
     cost: dict[str, Stat]
     against_base: dict[str, Any] = field(default_factory=dict)
 
-    def first_done(self) -> Trial | None:
-        return next((trial for trial in self.trials if trial.status == "done"), None)
+    def done(self) -> list[Trial]:
+        return [trial for trial in self.trials if trial.status == "done"]
 
 
 @dataclass(frozen=True)
@@ -69,10 +71,12 @@ class Study:
     conclusions: list[str]
 
     def runs(self, variants: Sequence[Variant]) -> tuple[list[Run], list[str]]:
-        """The first finished run of each variant, under the variant's name; and a sentence for each that cannot be read."""
+        """A finished run of each variant, under the variant's name, of the same seed where one is done in all of them; and a
+        sentence for each that cannot be read."""
+        shared = shared_seeds(variants)
         runs, notes = [], []
         for variant in variants:
-            trial = variant.first_done()
+            trial = next((trial for trial in variant.done() if not shared or trial.seed == shared[0]), None)
             if trial is None:
                 continue
             try:
@@ -80,6 +84,12 @@ class Study:
             except DataError as error:
                 notes.append(f"{variant.name}: {error}")
         return runs, notes
+
+
+def shared_seeds(variants: Sequence[Variant]) -> list[int | None]:
+    """Seeds that are done in every variant of which any run is done, in the order of the first."""
+    done = [[trial.seed for trial in variant.done()] for variant in variants if variant.done()]
+    return [seed for seed in done[0] if all(seed in other for other in done)] if done else []
 
 
 def open_study(directory: Path) -> Study:
@@ -123,13 +133,19 @@ def _variant(directory: Path, entry: Mapping[str, Any]) -> Variant:
         trials=[_trial(directory, run) for run in entry["runs"]],
         valid=_stats(entry.get("valid")),
         test=_stats(entry.get("test")),
-        cost=_stats(entry.get("cost")),
+        cost={name: stat for name, stat in _stats(entry.get("cost")).items() if stat.mean or not name.endswith("_bytes")},
         against_base=dict(entry.get("against_base") or {}),
     )
 
 
 def _trial(directory: Path, run: Mapping[str, Any]) -> Trial:
-    return Trial(run.get("seed"), directory / str(run["dir"]), str(run["status"]), run.get("error"))
+    return Trial(run.get("seed"), _plain(directory / str(run["dir"])), str(run["status"]), run.get("error"))
+
+
+def _plain(path: Path) -> Path:
+    """Without `..`, where that is the same place; behind a symbolic link it may not be."""
+    plain = Path(os.path.normpath(path))
+    return plain if plain.exists() and plain.samefile(path) else path
 
 
 def _stats(content: Mapping[str, Any] | None) -> dict[str, Stat]:

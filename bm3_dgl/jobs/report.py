@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bm3_dgl.config.load import Parser
 from bm3_dgl.errors import ConfigError
 from bm3_dgl.report.compare import compare
 from bm3_dgl.report.document import Report
@@ -26,7 +26,7 @@ class Request:
 
 
 def report_command_line(description: str, argv: Sequence[str] | None = None) -> Request:
-    parser = _Parser(description=description, allow_abbrev=False)
+    parser = Parser(description=description, allow_abbrev=False)
     parser.add_argument("directories", nargs="+", type=Path, metavar="RUN_OR_STUDY", help="run.dir of runs, or one study.dir")
     parser.add_argument("--out", type=Path, metavar="FILE.html", help="the page; default: report.html in the only directory")
     arguments = parser.parse_args(argv)
@@ -34,7 +34,7 @@ def report_command_line(description: str, argv: Sequence[str] | None = None) -> 
 
 
 def compare_command_line(description: str, argv: Sequence[str] | None = None) -> Request:
-    parser = _Parser(description=description, allow_abbrev=False)
+    parser = Parser(description=description, allow_abbrev=False)
     parser.add_argument("directories", nargs=2, type=Path, metavar="RUN", help="run.dir of a run")
     return Request(parser.parse_args(argv).directories)
 
@@ -64,8 +64,3 @@ def _report(directories: Sequence[Path]) -> Report:
     if studies:
         return study_report(open_study(studies[0]))
     return run_report([open_run(directory) for directory in directories])
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:  # type: ignore[override]
-        raise ConfigError(f"command line: {message}; see --help")

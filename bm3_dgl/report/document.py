@@ -13,6 +13,7 @@ from typing import Literal
 
 Value = float | int | str | None
 Mark = Literal["", "best", "second"]
+SPLITS = {"test": "test", "valid": "validation"}  # as files name them -> as a reader is told
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ _SEED = 0
 
 
 def embeddings(runs: Sequence[Run]) -> list[Block]:
-    """A map for every run that has item_embeddings.parquet; for the others, the command that makes it."""
+    """A map for every run that has item_embeddings.parquet; for the others, a line with the command that makes it."""
     blocks: list[Block] = []
     missing = [run for run in runs if not (run.directory / ITEMS_FILE).is_file()]
     for place, run in enumerate(runs):
@@ -33,11 +33,9 @@ def embeddings(runs: Sequence[Run]) -> list[Block]:
         except DataError as error:
             blocks.append(Points([f"{run.name}: {error}"], warning=True))
     if missing:
-        lines = [
-            f"No map of {run.name}: `python launch/recommend.py run.dir={run.directory}` writes {ITEMS_FILE}."
-            for run in missing
-        ]
-        blocks.append(Points(lines))
+        names, others = ", ".join(run.name for run in missing), "; so for the others" if len(missing) > 1 else ""
+        command = f"`python launch/recommend.py run.dir={missing[0].directory}`"
+        blocks.append(Points([f"No map of {names}: {command} writes {ITEMS_FILE}{others}."]))
     if any(isinstance(block, Figure) for block in blocks):
         blocks.insert(0, Text("Online embeddings of the items, projected on the two directions in which they vary most."))
     return blocks

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from urllib.parse import quote
 
 from bm3_dgl.report.document import Block, Cell, Figure, Listing, Points, Report, Table, Text
 
@@ -37,7 +38,7 @@ def _block(block: Block, folder: str) -> str:
             return "\n".join(f"- {'**Note:** ' if warning else ''}{escape(line)}" for line in lines)
         case Figure():
             caption = f"\n\n{escape(block.caption)}" if block.caption else ""
-            return f"![{escape(block.alt)}]({folder}/{block.name}.svg){caption}"
+            return f"![{escape(block.alt)}]({quote(folder)}/{block.name}.svg){caption}"
         case Table():
             return _table(block, folder)
         case Listing(title, text):
@@ -49,7 +50,7 @@ def _table(table: Table, folder: str) -> str:
     head = "| " + " | ".join(escape(head) or " " for head in table.heads) + " |"
     line = "|---|" + "---:|" * (len(table.heads) - 1)
     rows = ["| " + " | ".join(_cell(cell) for cell in row) + " |" for row in table.rows]
-    note = f"{escape(table.caption)} ([CSV]({folder}/{table.name}.csv))".strip()
+    note = f"{escape(table.caption)} ([CSV]({quote(folder)}/{table.name}.csv))".strip()
     return "\n".join([note, "", head, line, *rows])
 
 

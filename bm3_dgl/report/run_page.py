@@ -8,6 +8,7 @@ from dataclasses import replace
 from bm3_dgl.report.compare import changed_settings, spell
 from bm3_dgl.report.curves import curves
 from bm3_dgl.report.document import (
+    SPLITS,
     Block,
     Cell,
     Listing,
@@ -25,8 +26,6 @@ from bm3_dgl.report.embedding import embeddings
 from bm3_dgl.report.reach import breakdowns
 from bm3_dgl.report.run import Run, numbers, one_number
 from bm3_dgl.report.spent import spent
-
-_SPLITS = {"test": "test", "valid": "validation"}
 
 
 def run_report(runs: Sequence[Run]) -> Report:
@@ -58,9 +57,9 @@ def _results(runs: Sequence[Run]) -> list[Block]:
 
 def results_table(runs: Sequence[Run]) -> Table | None:
     """A row per run and split; None where no run has been judged."""
-    names = list(dict.fromkeys(name for run in runs for split in _SPLITS for name in numbers(run.summary, split)))
+    names = list(dict.fromkeys(name for run in runs for split in SPLITS for name in numbers(run.summary, split)))
     rows: list[list[Cell]] = []
-    for split, shown in _SPLITS.items():
+    for split, shown in SPLITS.items():
         judged = [(run, numbers(run.summary, split)) for run in runs]
         judged = [(run, values) for run, values in judged if values]
         marks = {name: ranked([values.get(name) for _, values in judged]) for name in names}
@@ -90,7 +89,7 @@ def _headline(runs: Sequence[Run]) -> str:
         stopped = ", stopped early" if run.summary.get("stopped_early") else ""
         parts.append(f"{epochs} epochs{stopped}")
     users = numbers(run.summary, "users")
-    parts += [f"{int(count):,} users judged on {_SPLITS[split]}" for split, count in users.items() if split in _SPLITS]
+    parts += [f"{int(count):,} users judged on {SPLITS[split]}" for split, count in users.items() if split in SPLITS]
     if run.dataset is not None:
         counts = run.dataset.manifest["counts"]
         parts.append(f"{counts['users']:,} users, {counts['items']:,} items, {counts['train']:,} train interactions")

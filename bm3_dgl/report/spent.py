@@ -39,7 +39,7 @@ def cost_table(runs: Sequence[Run]) -> Table:
     rows: list[list[Cell]] = []
     for place, run in enumerate(runs):
         rates = [line["pairs_per_second"] for line in run.train if is_number(line.get("pairs_per_second"))]
-        gib = None if peak[place] is None else (peak[place] or 0) / _GIB
+        most = peak[place]
         rows.append(
             [
                 words(run.name),
@@ -49,7 +49,7 @@ def cost_table(runs: Sequence[Run]) -> Table:
                 number(judged[place], ".3f", mark=marks[1][place]),
                 number(one_number(run.summary, "seconds", "step"), ".4f"),
                 number(median(rates) if rates else None, ",.0f"),
-                number(gib, ".2f", mark=marks[2][place]),
+                number(None if most is None else most / _GIB, ".2f", mark=marks[2][place]),
             ]
         )
     heads = ["run", "ranks", "start-up, s", "epoch, s", "evaluation, s", "step, s", "pairs / s", "peak memory, GiB"]
@@ -58,10 +58,10 @@ def cost_table(runs: Sequence[Run]) -> Table:
 
 
 def peak_bytes(run: Run) -> float | None:
-    """The summary's, or the most of any epoch that was recorded."""
+    """The summary's, or the most of any epoch that was recorded. None where nothing was measured, which is written as 0."""
     told = one_number(run.summary, "memory", "peak_pss_bytes")
     seen = [value for line in run.train if (value := one_number(line, "memory", "pss_bytes")) is not None]
-    return told or max(seen, default=None)
+    return told or max(seen, default=None) or None
 
 
 def _phases(runs: Sequence[Run]) -> list[Block]:
@@ -100,5 +100,5 @@ def _line(run: Run, key: str, unit: float) -> Line:
 
 def _memory_line(run: Run) -> Line:
     found = [(entry["epoch"], one_number(entry, "memory", "pss_bytes")) for entry in run.train]
-    known = [(epoch, value / _GIB) for epoch, value in found if value is not None]
+    known = [(epoch, value / _GIB) for epoch, value in found if value]
     return Line(run.name, [epoch for epoch, _ in known], [value for _, value in known])

@@ -7,15 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import stats as tests
 
 from bm3_dgl.report.compare import spell
-from bm3_dgl.report.document import Block, Cell, Figure, Table, number, words
+from bm3_dgl.report.document import SPLITS, Block, Cell, Figure, Table, number, words
 from bm3_dgl.report.figures import Line, bars, heat, intervals, lines, scatter
 from bm3_dgl.report.run import is_number
 from bm3_dgl.report.study import Stat, Study, Variant
 
-_SPLITS = {"test": "test", "valid": "validation"}
 _LEAST_TRIALS = 5  # for a rank correlation
 
 
@@ -28,7 +27,7 @@ def view_blocks(study: Study) -> list[Block]:
 def _table(study: Study) -> list[Block]:
     """Means with their intervals, the base's as a line."""
     charts: list[Block] = []
-    for split, shown in _SPLITS.items():
+    for split, shown in SPLITS.items():
         known = [(variant, stat) for variant in study.variants if (stat := _stat(study, variant, split))]
         if not known:
             continue
@@ -37,7 +36,7 @@ def _table(study: Study) -> list[Block]:
         low, high = [_low(stat) for _, stat in known], [_high(stat) for _, stat in known]
         svg = intervals(names, [stat.mean for _, stat in known], low, high, x=f"{study.metric} on {shown}", base=base)
         dashed = " The dashed line is the base." if base is not None else ""
-        caption = f"{study.metric} on {shown}, mean and 95 % interval over seeds.{dashed}"
+        caption = f"{study.metric} on {shown}, {_over_seeds([stat for _, stat in known])}.{dashed}"
         charts.append(Figure(f"variants_{split}", caption, f"{caption} {_spoken(known)}.", svg))
     return charts
 
@@ -49,11 +48,11 @@ def _lines(study: Study) -> list[Block]:
     key, values = study.axes[0]
     charts: list[Block] = []
     if len(study.axes) == 1:
-        series = [_over(study, split, key, values, {}, shown) for split, shown in _SPLITS.items()]
+        series = [_over(study, split, key, values, {}, shown) for split, shown in SPLITS.items()]
         charts += _line_chart(study, "lines", f"{study.metric} over {key}", [line for line in series if line.x], key)
         return charts
     other, others = study.axes[1]
-    for split, shown in _SPLITS.items():
+    for split, shown in SPLITS.items():
         series = [_over(study, split, key, values, {other: value}, f"{other}={spell(value)}") for value in others]
         charts += _line_chart(study, f"lines_{split}", f"{study.metric} on {shown} over {key}", [s for s in series if s.x], key)
     return charts
@@ -62,11 +61,12 @@ def _lines(study: Study) -> list[Block]:
 def _line_chart(study: Study, name: str, caption: str, series: list[Line], key: str) -> list[Block]:
     if not series:
         return []
+    stats = [stat for split in SPLITS for variant in study.variants if (stat := _stat(study, variant, split))]
     alt = f"{caption}. " + "; ".join(
         f"{line.label}: " + ", ".join(f"{x:g} {y:.4f}" for x, y in zip(line.x, line.y, strict=True)) for line in series
     )
     svg = lines(series, x=key, y=study.metric, epochs=False)
-    return [Figure(name, f"{caption}; bands are 95 % intervals over seeds.", alt, svg)]
+    return [Figure(name, f"{caption}, {_over_seeds(stats)}.", alt, svg)]
 
 
 def _over(study: Study, split: str, key: str, values: Sequence[Any], fixed: dict[str, Any], label: str) -> Line:
@@ -79,7 +79,7 @@ def _over(study: Study, split: str, key: str, values: Sequence[Any], fixed: dict
             y.append(stat.mean)
             low.append(_low(stat))
             high.append(_high(stat))
-    return Line(label, x, y, band=(low, high))
+    return Line(label, x, y, band=(low, high) if np.isfinite(low).any() else None)
 
 
 def _heat(study: Study) -> list[Block]:
@@ -91,7 +91,7 @@ def _heat(study: Study) -> list[Block]:
     if chosen is not None and chosen.values.get(row_key) in rows and chosen.values.get(column_key) in columns:
         best = rows.index(chosen.values[row_key]), columns.index(chosen.values[column_key])
     blocks: list[Block] = []
-    for split, shown in _SPLITS.items():
+    for split, shown in SPLITS.items():
         grid = np.full((len(rows), len(columns)), np.nan)
         for (row, column), _ in np.ndenumerate(grid):
             variant = _find(study, {row_key: rows[row], column_key: columns[column]})
@@ -111,7 +111,8 @@ def _heat(study: Study) -> list[Block]:
 
 
 def _cost(study: Study) -> list[Block]:
-    """Seconds of an epoch and peak memory as bars; the numbers are in the table of costs."""
+    """Seconds of an epoch and peak memory as bars; the numbers are in the table of costs. No recall: the runs are of few
+    epochs."""
     charts: list[Block] = []
     for name, caption, y, unit in (
         ("train_epoch_seconds", "Time of a training epoch.", "seconds", 1.0),
@@ -122,7 +123,7 @@ def _cost(study: Study) -> list[Block]:
             alt = f"{caption} " + "; ".join(f"{variant}: {value:.3g} {y}" for variant, value in known.items())
             svg = bars(list(known), {y: list(known.values())}, x="variant", y=y)
             charts.append(Figure(f"cost_{name}", caption, alt, svg))
-    return charts + _table(study)
+    return charts
 
 
 def _search(study: Study) -> list[Block]:
@@ -153,7 +154,7 @@ def _search(study: Study) -> list[Block]:
         chart = scatter(shown, metrics, x=key, y=metric, log=log, best=where)
         charts.append(Figure(f"trials_{number_of}", f"{key}.", alt, chart))
         if numeric and len(settings) >= _LEAST_TRIALS and len(set(settings)) > 1 and len(set(metrics)) > 1:
-            test = stats.spearmanr(settings, metrics)
+            test = tests.spearmanr(settings, metrics)
             rows.append(
                 [
                     words(key),
@@ -194,11 +195,20 @@ def _stat(study: Study, variant: Variant, split: str) -> Stat | None:
 
 
 def _low(stat: Stat) -> float:
-    return stat.mean if stat.low is None else stat.low
+    """NaN, which is not drawn, where there is no interval."""
+    return math.nan if stat.low is None else stat.low
 
 
 def _high(stat: Stat) -> float:
-    return stat.mean if stat.high is None else stat.high
+    return math.nan if stat.high is None else stat.high
+
+
+def _over_seeds(known: Sequence[Stat]) -> str:
+    """What a chart of these shows: one seed has no interval."""
+    single = [stat.low is None for stat in known]
+    if all(single):
+        return "one seed"
+    return "mean and 95 % interval over seeds" + (" (none where there is one seed)" if any(single) else "")
 
 
 def _known(value: float) -> float | None:

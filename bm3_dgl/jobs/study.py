@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -19,18 +20,21 @@ import yaml
 from bm3_dgl.config.fields import walk
 from bm3_dgl.errors import JobError, Terminated
 from bm3_dgl.log import logger
+from bm3_dgl.model.registry import HEADS
+from bm3_dgl.report.run import ITEMS_FILE
 from bm3_dgl.runtime.addresses import LOOPBACK, free_port
 from bm3_dgl.runtime.locks import lock_directory
 from bm3_dgl.runtime.processes import available_memory
-from bm3_dgl.runtime.ranks import cores
+from bm3_dgl.runtime.ranks import cores, job_environment
 from bm3_dgl.study.declare import Study, plain
 from bm3_dgl.study.identity import code_hash
 from bm3_dgl.study.make import Datasets, Maker
 from bm3_dgl.study.progress import Progress
 from bm3_dgl.study.results import Members, Results
-from bm3_dgl.study.runs import FAILED, Run, write_text
+from bm3_dgl.study.runs import DONE, FAILED, Run, last_line, status_of, take, write_text
 from bm3_dgl.study.schedule import Fixed, Room, Schedule, Source
 from bm3_dgl.study.search import Search
+from bm3_dgl.study.settings import View
 
 _DYING_SECONDS = 1.0  # a study that goes on may meet the end of the one before it
 
@@ -55,6 +59,8 @@ class StudyJob:
             progress.write()
             room = Room(cores(), 1 if study.alone else study.settings.parallel, available_memory(), datasets.memory)
             number = Schedule(source, room, self._command, progress.report).run()
+            if number is None and study.settings.view is View.table:
+                self._export_items(members(), study.directory / "recommend.log")
             self._end(study, progress, number)
 
     def _command(self, run: Run, settings: str) -> list[str]:
@@ -63,6 +69,27 @@ class StudyJob:
             return [sys.executable, *train]
         torchrun = str(self.launchers / "torchrun.py")
         return [sys.executable, torchrun, f"--nproc_per_node={run.ranks}", f"--master-port={free_port(LOOPBACK)}", *train]
+
+    def _export_items(self, members: Members, log: Path) -> None:
+        """Item embeddings of each variant's first finished run, for the maps of the study's page. A failure is a warning."""
+        for variant, runs in members:
+            run = next((run for run in runs if status_of(run)[0] == DONE), None)
+            if run is None or not HEADS[run.config.model.name].terms or (run.directory / ITEMS_FILE).is_file():
+                continue
+            lock = take(run)
+            if lock is None:
+                continue  # another study has come to its end, and exports them
+            where = [f"run.dir={run.directory}", f"recommend.dir={run.directory}"]
+            with lock, open(log, "ab") as file:
+                code = subprocess.run(
+                    [sys.executable, str(self.launchers / "recommend.py"), *where],
+                    env=job_environment(cores()),
+                    stdin=subprocess.DEVNULL,
+                    stdout=file,
+                    stderr=file,
+                ).returncode
+            if code:
+                logger.warning("no item embeddings of %s (%s): %s", variant.name, run.directory, last_line(log))
 
     def _end(self, study: Study, progress: Progress, number: int | None) -> None:
         progress.write()

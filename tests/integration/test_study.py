@@ -58,6 +58,8 @@ def test_killed_half_way_and_continued(tmp_path: Path) -> None:
     both, without = (entry["test"]["recall@20"]["mean"] for entry in found["variants"])
     assert against["difference"] == pytest.approx(without - both, abs=1e-6)
     assert found["conclusions"][0] in text and "without text" in found["conclusions"][0]
+    first = {Path(variant["runs"][0]["dir"]).name for variant in found["variants"]}
+    assert {path.parent.name for path in runs.glob("*/item_embeddings.parquet")} == first, text
     for directory in runs.iterdir():
         users = pq.read_table(directory / "users_test.parquet")
         for name, value in summary(directory)["test"].items():

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from unittest import mock
 
 from bm3_dgl.config import load_config
-from bm3_dgl.study.runs import Run, is_taken, make_run, take
+from bm3_dgl.study.runs import DONE, Run, is_taken, make_run, take
 from bm3_dgl.study.schedule import Fixed, Room, Schedule
 
 GIB = 2**30
+LOOK = """
+import fcntl, sys
+lock = open(sys.argv[1] + "/.study/.lock")
+try:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except BlockingIOError:
+    open(sys.argv[1] + "/summary.json", "w").write('{"valid": {}}')
+"""  # a job that comes to its end only where a study holds its run
 
 
 def runs_in(directory: Path, *names: str) -> list[Run]:
@@ -55,3 +64,16 @@ def test_a_run_that_is_taken_between_two_looks_is_put_back(tmp_path: Path) -> No
     assert not schedule._running and not (run.directory / "run.json").exists() and not report.called
     lock.close()
     assert source.next() is run
+
+
+def test_a_run_is_held_while_its_job_goes_on(tmp_path: Path) -> None:
+    runs, ends = runs_in(tmp_path, "a", "b"), []
+
+    def command(run: Run, settings: str) -> list[str]:
+        return [sys.executable, "-S", "-c", LOOK, str(run.directory)]
+
+    def report(run: Run, status: str, error: str | None, seconds: float) -> None:
+        ends.append((run.identity, status, error, is_taken(run)))
+
+    assert Schedule(Fixed(runs), Room(2, 2, GIB, lambda run: 0), command, report).run() is None
+    assert sorted(ends) == [("a", DONE, None, False), ("b", DONE, None, False)]

@@ -70,13 +70,12 @@ class Study:
     chosen: str | None
     conclusions: list[str]
 
-    def runs(self, variants: Sequence[Variant]) -> tuple[list[Run], list[str]]:
-        """A finished run of each variant, under the variant's name, of the same seed where one is done in all of them; and a
-        sentence for each that cannot be read."""
-        shared = shared_seeds(variants)
+    def runs(self, variants: Sequence[Variant], seeds: Sequence[int | None]) -> tuple[list[Run], list[str]]:
+        """A finished run of each variant under the variant's name, the one of the first of `seeds`, without these the first;
+        and a sentence for each that cannot be read."""
         runs, notes = [], []
         for variant in variants:
-            trial = next((trial for trial in variant.done() if not shared or trial.seed == shared[0]), None)
+            trial = next((trial for trial in variant.done() if not seeds or trial.seed == seeds[0]), None)
             if trial is None:
                 continue
             try:

@@ -13,10 +13,9 @@ from bm3_dgl.report.views import view_blocks
 
 _SHOWN_VARIANTS = 8  # whose runs are shown beside one another
 _SHOWN = (
-    "A difference is called shown where the test over users, corrected for the number of comparisons, rejects chance at 5 %"
-    " and all seeds agree in its direction; otherwise there may still be one that is too small to be seen here. The intervals"
-    " of differences are over users, for the trainings that were done; those of means are over seeds: how far another training"
-    " would fall elsewhere."
+    "A difference is shown where the test over users, corrected for the number of comparisons, rejects chance at 5 % and all"
+    " seeds agree in its direction; a smaller one may still be there. Intervals of differences are over users, at the trainings"
+    " that were done; those of means are over seeds, at the users of the test: what another training would change."
 )
 _ALONE = "least in bold, second underlined; each run had the machine to itself"
 _SIDE_BY_SIDE = (
@@ -36,9 +35,9 @@ def study_report(study: Study) -> Report:
     sections = [Section("Conclusions", _conclusions(study)), Section("Result", _result(study))]
     if settings := settings_of_variants(study):
         sections.append(Section("Settings of each variant", settings))
-    sections.append(Section("Every variant", _tables(study)))
-    if cost := cost_table(study):
-        sections.append(Section("Time and memory", [cost]))
+    metrics = [Section("Every variant", _tables(study))]
+    costs = [Section("Time and memory", [cost])] if (cost := cost_table(study)) else []
+    sections += [*costs, *metrics] if study.view == "cost" else [*metrics, *costs]
     if study.view == "table":
         sections += _inside(study)
     return Report(study.title, [str(study.directory)], sections)
@@ -173,16 +172,16 @@ def cost_table(study: Study) -> Table | None:
 def _inside(study: Study) -> list[Section]:
     """Curves and maps of one run per variant, breakdowns of all that compare."""
     variants = [variant for variant in study.variants if variant.done()][:_SHOWN_VARIANTS]
-    runs, notes = study.runs(variants)
+    seeds = shared_seeds(variants)
+    runs, notes = study.runs(variants, seeds)
     if not runs:
         return [Section("Runs", [Points(notes, warning=True)])] if notes else []
-    seeds = shared_seeds(variants)
     seed = f"of seed {seeds[0]}" if seeds else "the first that finished; no seed is done in all"
     warned: list[Block] = [Points(notes, warning=True)] if notes else []
     return [
         Section("Training", [*warned, Text(f"One run per variant, {seed}."), *curves(runs)]),
         Section("Who is served, and with what", variant_breakdowns(study, variants)),
-        Section("Map of the items", embeddings(runs)),
+        Section("Map of the items", embeddings(study.runs(variants, [])[0])),
     ]
 
 

@@ -117,6 +117,14 @@ def test_variants_are_compared_over_the_seeds_that_all_have_done(opened: list[st
         assert [cell.value for cell in row[1:]] == [expected.count, expected.difference, expected.low, expected.high]
 
 
+def test_curves_are_of_one_seed_and_maps_of_the_run_that_was_exported(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = study(variant("full", s1="done", s2="done"), variant("less", s1="failed", s2="done"))
+    monkeypatch.setattr("bm3_dgl.report.study.open_run", lambda directory: Trial(None, directory, "", None))
+    monkeypatch.setattr("bm3_dgl.report.study.replace", lambda run, name: run)
+    for seeds, expected in ((shared_seeds(made.variants), ["full/2", "less/2"]), ([], ["full/1", "less/2"])):
+        assert [str(run.directory) for run in made.runs(made.variants, seeds)[0]] == expected
+
+
 def test_what_does_not_compare_is_said(opened: list[str]) -> None:
     made = study(variant("full", s1="done"), variant("less", s2="done"))
     (note,) = reach.variant_breakdowns(made, made.variants)

@@ -80,8 +80,15 @@ def test_a_study_of_cost_makes_no_claim_about_recall() -> None:
     against = {"difference": 0.01, "low": 0.0, "high": 0.02, "p": 0.5, "p_corrected": 0.5}
     variants = variant("a", 0.08, 3), variant("b", 0.09, 3, against_base=against)
     said = {view: markdown.render(study_report(study(*variants, view=view)), "files") for view in ("table", "cost")}
-    for claim in ("Chosen on validation", "variants_test.svg", "Difference in recall@20", "(base, chosen)", "is called shown"):
+    for claim in (
+        "Chosen on validation",
+        "variants_test.svg",
+        "Difference in recall@20",
+        "(base, chosen)",
+        "A difference is shown",
+    ):
         assert (claim in said["table"].replace("b (chosen)", "b (base, chosen)")) and claim not in said["cost"], claim
+    assert said["cost"].index("## Time and memory") < said["cost"].index("## Every variant")
     cost = table(study(*variants, view="cost"), "metrics_test")
     assert not any(cell.mark for row in cost.rows for cell in row) and "no result" in cost.caption
 

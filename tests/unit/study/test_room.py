@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 from unittest import mock
@@ -19,6 +21,29 @@ try:
 except BlockingIOError:
     open(sys.argv[1] + "/summary.json", "w").write('{"valid": {}}')
 """  # a job that comes to its end only where a study holds its run
+
+JOB = """
+import sys, time
+with open(sys.argv[1] + "/calls", "a") as calls:
+    calls.write("call\\n")
+time.sleep(0.3)  # the job has no lock of its own, as a real one in its first seconds
+open(sys.argv[1] + "/summary.json", "w").write('{"valid": {}}')
+"""
+STUDY = """
+import sys
+from pathlib import Path
+from bm3_dgl.study.schedule import Fixed, Room, Schedule
+from tests.unit.study.test_room import JOB, runs_in
+
+def command(run, settings):
+    return [sys.executable, "-S", "-c", JOB, str(run.directory)]
+
+def report(run, status, error, seconds):
+    print(run.identity, status)
+
+runs = runs_in(Path(sys.argv[1]), *"abcdef")
+Schedule(Fixed(runs), Room(2, 2, 0, lambda run: 0), command, report).run()
+"""
 
 
 def runs_in(directory: Path, *names: str) -> list[Run]:
@@ -77,3 +102,12 @@ def test_a_run_is_held_while_its_job_goes_on(tmp_path: Path) -> None:
 
     assert Schedule(Fixed(runs), Room(2, 2, GIB, lambda run: 0), command, report).run() is None
     assert sorted(ends) == [("a", DONE, None, False), ("b", DONE, None, False)]
+
+
+def test_two_studies_at_once_do_each_run_once(tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", STUDY, str(tmp_path)]
+    studies = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    told = [study.communicate(timeout=60)[0].splitlines() for study in studies]
+    assert [sorted(lines) for lines in told] == [[f"{name} done" for name in "abcdef"]] * 2
+    assert [path.read_text() for path in tmp_path.glob("*/calls")] == ["call\n"] * 6

@@ -24,9 +24,10 @@ _SEED = 0
 def embeddings(runs: Sequence[Run]) -> list[Block]:
     """A map for every run that has item_embeddings.parquet; for the others, a line with the command that makes it."""
     blocks: list[Block] = []
-    missing = [run for run in runs if not (run.directory / ITEMS_FILE).is_file()]
+    missing = []
     for place, run in enumerate(runs):
-        if run in missing:
+        if not (run.directory / ITEMS_FILE).is_file():
+            missing += [run] if run.train else []  # what has no epoch, as popularity, has no embeddings
             continue
         try:
             blocks.append(_map(run, f"items_{place + 1}"))
@@ -38,7 +39,7 @@ def embeddings(runs: Sequence[Run]) -> list[Block]:
         blocks.append(Points([f"No map of {names}: {command} writes {ITEMS_FILE}{others}."]))
     if any(isinstance(block, Figure) for block in blocks):
         blocks.insert(0, Text("Online embeddings of the items, projected on the two directions in which they vary most."))
-    return blocks
+    return blocks or [Text("There are no item embeddings.")]
 
 
 def principal_components(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

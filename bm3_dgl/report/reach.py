@@ -33,6 +33,7 @@ from bm3_dgl.report.run import USERS_FILE, Run, open_run
 from bm3_dgl.report.study import Study, Variant, shared_seeds
 
 _SHOWN_RUNS = 6  # bars that one group can hold
+_WHISKERS = "Whiskers are 95 % intervals over users or test interactions, of each {} alone."
 
 Groups = Mapping[str, Sequence[Lists]]  # run or variant -> its lists, one per seed, all of the same users
 Bins = dict[str, dict[str, Bin]]  # run -> label -> bin
@@ -51,8 +52,7 @@ def breakdowns(runs: Sequence[Run]) -> list[Block]:
             groups[run.name] = [_lists(run)]
         except DataError as error:
             reasons.append(f"{run.name}: {error}")
-    said = "Whiskers are 95 % intervals over users or test interactions, of each run alone."
-    return [*_warning(reasons), *_blocks(groups, said, base=None)]
+    return [*_warning(reasons), *_blocks(groups, _WHISKERS.format("run"), base=None)]
 
 
 def variant_breakdowns(study: Study, variants: Sequence[Variant]) -> list[Block]:
@@ -73,9 +73,10 @@ def variant_breakdowns(study: Study, variants: Sequence[Variant]) -> list[Block]
         except DataError as error:
             reasons.append(f"{variant.name}: {error}")
     of_seeds = "the mean of the seeds" if len(seeds) > 1 else "of one seed,"
-    paired = " Differences are of the same users under both." if study.base in groups and len(groups) > 1 else ""
+    paired = study.base in groups and len(groups) > 1
+    how = "Differences are of the same users under both." if paired else _WHISKERS.format("variant")
     said = f"Every recall is {of_seeds} {', '.join(map(str, seeds))}."
-    return [*_warning(reasons), *_blocks(groups, f"{said}{paired}", base=study.base if paired else None)]
+    return [*_warning(reasons), *_blocks(groups, f"{said} {how}", base=study.base if paired else None)]
 
 
 def _warning(reasons: Sequence[str]) -> list[Block]:

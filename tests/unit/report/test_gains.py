@@ -132,4 +132,9 @@ def test_what_does_not_compare_is_said(opened: list[str]) -> None:
     made = study(variant("full", s1="done"), variant("strange", s1="done"))
     note, text, *_ = reach.variant_breakdowns(made, made.variants)
     assert isinstance(note, Points) and note.lines == ["strange: judged on other users or another dataset, so left out here"]
-    assert isinstance(text, Text) and "one seed, 1" in text.text and "Differences" not in text.text
+    assert (
+        isinstance(text, Text)
+        and "one seed, 1" in text.text
+        and "Differences" not in text.text
+        and "of each variant alone" in text.text
+    )

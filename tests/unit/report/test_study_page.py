@@ -111,8 +111,8 @@ def test_a_failure_is_told_once() -> None:
     assert lines == ["Failed: a, seed 1: no", "Runs of an unknown state: lost."]
 
 
-def run(directory: Path, **summary: Any) -> Run:
-    return Run(directory, directory.name, {}, "", summary, [], [], None, None, None)
+def run(directory: Path, *epochs: dict, **summary: Any) -> Run:
+    return Run(directory, directory.name, {}, "", summary, list(epochs), [], None, None, None)
 
 
 def test_no_memory_measured_is_a_dash(tmp_path: Path) -> None:
@@ -136,9 +136,11 @@ def test_the_command_for_embeddings_has_a_plain_path_and_one_line(tmp_path: Path
     (tmp_path / "run").mkdir()
     (trial,) = open_study(write_study(tmp_path)).variants[0].trials
     assert str(trial.directory) == str(tmp_path / "run")
-    (points,) = embeddings([run(trial.directory), run(tmp_path / "other")])
+    popularity = run(tmp_path / "popularity")  # has no epoch and no embeddings
+    (points,) = embeddings([popularity, run(trial.directory, {"epoch": 1}), run(tmp_path / "other", {"epoch": 1})])
     assert isinstance(points, Points) and len(points.lines) == 1
     assert points.lines[0].startswith("No map of run, other: ") and f"run.dir={tmp_path / 'run'}`" in points.lines[0]
+    assert embeddings([popularity]) == [Text("There are no item embeddings.")]
 
 
 def test_behind_a_link_the_path_stays(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 _MARK = "BM3_BENCHMARK"
 _TICK_SECONDS, _PSS_SECONDS = 0.05, 0.5  # between looks at the clock, and at the memory
+_KILL_SECONDS = 10.0  # for killed processes to be gone
 
 
 class CommandFailedError(Exception):
@@ -120,11 +121,14 @@ def _end(process: subprocess.Popen, mark: str, grace_seconds: float) -> None:
     deadline = time.monotonic() + grace_seconds
     while time.monotonic() < deadline and any(marked(mark)):
         time.sleep(_TICK_SECONDS)
-    for pid in marked(mark):
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+    deadline = time.monotonic() + _KILL_SECONDS
+    while (left := list(marked(mark))) and time.monotonic() < deadline:  # on a busy machine a killed process stays a while
+        for pid in left:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        time.sleep(_TICK_SECONDS)
     process.wait()
 
 

@@ -123,7 +123,7 @@ def check_names(path: Path, wanted: Sequence[str], have: Sequence[str]) -> None:
         if name not in have:
             listed = ", ".join(repr(other) for other in list(have)[:8])
             raise DataError(
-                f"{path}: no column {name!r}{nearest(name, have)} (it has {listed or 'none'}); see tables.* of the configuration"
+                f"{path}: no column {name!r}{nearest(name, have)} (it has {listed or 'none'}); see tables.* in --help"
             )
 
 

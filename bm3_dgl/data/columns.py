@@ -109,7 +109,7 @@ class InteractionColumns(Shape):
         return pa.float64() if name == self.weight else super().kind(name, value)
 
 
-def nearest(name: str, have: Sequence[str]) -> str:
+def nearest_name(name: str, have: Sequence[str]) -> str:
     """What a message adds about the column that may be meant; empty where none is near."""
     near = difflib.get_close_matches(name.lower(), [other.lower() for other in have], n=1, cutoff=0.4)
     return next((f"; the nearest is {other!r}" for other in have if [other.lower()] == near), "")
@@ -123,7 +123,7 @@ def check_names(path: Path, wanted: Sequence[str], have: Sequence[str]) -> None:
         if name not in have:
             listed = ", ".join(repr(other) for other in list(have)[:8])
             raise DataError(
-                f"{path}: no column {name!r}{nearest(name, have)} (it has {listed or 'none'}); see tables.* in --help"
+                f"{path}: no column {name!r}{nearest_name(name, have)} (it has {listed or 'none'}); see tables.* in --help"
             )
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from bm3_dgl.data.columns import nearest
+from bm3_dgl.data.columns import nearest_name
 from bm3_dgl.errors import DataError
 from bm3_dgl.types import Split
 
@@ -70,7 +70,7 @@ def _read_header(path: Path) -> list[str]:
         if column not in header:
             have = ", ".join(repr(name) for name in header[:8])
             raise DataError(
-                f"{path}, line 1: no column {column}{nearest(column, header)} (the header has {have}, separated by tabs)"
+                f"{path}, line 1: no column {column}{nearest_name(column, header)} (the header has {have}, separated by tabs)"
             )
     return header
 

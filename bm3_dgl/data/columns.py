@@ -109,16 +109,22 @@ class InteractionColumns(Shape):
         return pa.float64() if name == self.weight else super().kind(name, value)
 
 
+def nearest_name(name: str, have: Sequence[str]) -> str:
+    """What a message adds about the column that may be meant; empty where none is near."""
+    near = difflib.get_close_matches(name.lower(), [other.lower() for other in have], n=1, cutoff=0.4)
+    return next((f"; the nearest is {other!r}" for other in have if [other.lower()] == near), "")
+
+
 def check_names(path: Path, wanted: Sequence[str], have: Sequence[str]) -> None:
     """Raise DataError, with the nearest there is, where a column is missing or stands in the header twice."""
     for name in wanted:
         if have.count(name) > 1:
             raise DataError(f"{path}: the column {name} is there twice; expected it once")
         if name not in have:
-            near = difflib.get_close_matches(name.lower(), [other.lower() for other in have], n=1, cutoff=0.4)
-            hint = next((f"; the nearest is {other!r}" for other in have if [other.lower()] == near), "")
             listed = ", ".join(repr(other) for other in list(have)[:8])
-            raise DataError(f"{path}: no column {name!r}{hint} (it has {listed or 'none'}); see tables.* of the configuration")
+            raise DataError(
+                f"{path}: no column {name!r}{nearest_name(name, have)} (it has {listed or 'none'}); see tables.* in --help"
+            )
 
 
 def whole_column(table: pa.Table, name: str) -> pa.Array:

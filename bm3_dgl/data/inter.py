@@ -9,7 +9,6 @@ finds out that something is wrong; a slow second pass over the text then finds t
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
+from bm3_dgl.data.columns import nearest_name
 from bm3_dgl.errors import DataError
 from bm3_dgl.types import Split
 
@@ -68,10 +68,10 @@ def _read_header(path: Path) -> list[str]:
         if header.count(column) > 1:
             raise DataError(f"{path}, line 1: column {column} stands in the header twice; expected it once")
         if column not in header:
-            near = difflib.get_close_matches(column.lower(), [name.lower() for name in header], n=1, cutoff=0.4)
-            hint = next((f"; the nearest is {name!r}" for name in header if [name.lower()] == near), "")
             have = ", ".join(repr(name) for name in header[:8])
-            raise DataError(f"{path}, line 1: no column {column}{hint} (the header has {have}, separated by tabs)")
+            raise DataError(
+                f"{path}, line 1: no column {column}{nearest_name(column, header)} (the header has {have}, separated by tabs)"
+            )
     return header
 
 

@@ -44,6 +44,7 @@ _HELLO_SECONDS = 5.0  # for a connection to say which machine it is from
 MEET_SECONDS = 60.0  # for all ranks, and then for all guards, to find one another
 _GONE_SECONDS = 3.0  # for servers to end by themselves
 _SPEAK_SECONDS = 0.2
+_PART_SECONDS = 1.0  # for another guard to read what this one has told it last
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,14 @@ class Guard:
         shutil.rmtree(self._orders.scratch, ignore_errors=True)
         if process_state(self._orders.launcher) is None:
             forget_verdicts()
+
+    def part(self) -> None:
+        """See to it that the other guards have read what they were told."""
+        for wire in self._guards():
+            wire.hang_up()
+        deadline = time.monotonic() + _PART_SECONDS
+        for wire in self._guards():
+            wire.close(deadline)
 
     def _complete(self) -> bool:
         """Whether the guards of all machines have come to this one, or this one to machine 0's."""
@@ -303,8 +312,10 @@ def main() -> None:
         else:
             time.sleep(_SPEAK_SECONDS)  # it may be about to
         guard.clear(kill=True)
+        guard.part()
         os._exit(lost.verdict.code)
     guard.clear(kill=False)
+    guard.part()
     _tell(done=True)
 
 

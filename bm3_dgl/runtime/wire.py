@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 _LONGEST = 1 << 16  # bytes of a message
+_FLUSH_SECONDS = 0.1
 
 
 class Wire:
@@ -46,3 +47,27 @@ class Wire:
         if not all(isinstance(message, dict) for message in messages) or len(self._received) > _LONGEST:
             return [], True
         return messages, not data
+
+    def hang_up(self) -> None:
+        """Send what is unsent and then the end; the other side may go on speaking."""
+        try:
+            self.socket.settimeout(_FLUSH_SECONDS)
+            self.socket.sendall(self._unsent)
+            self.socket.shutdown(socket.SHUT_WR)
+        except OSError:  # it is gone, or does not read
+            pass
+
+    def close(self, deadline: float) -> None:
+        """Close, but first hear the other side out until it closes too, or until this time of `time.monotonic`.
+
+        A socket that is closed with bytes unread, such as a beat, is reset, and the kernel throws away what it had yet to
+        deliver: an abort, which it holds back as long as a beat before it is not acknowledged.
+        """
+        try:
+            while (left := deadline - time.monotonic()) > 0:
+                self.socket.settimeout(left)
+                if not self.socket.recv(1 << 16):
+                    break
+        except OSError:
+            pass
+        self.socket.close()

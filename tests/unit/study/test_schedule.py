@@ -145,8 +145,6 @@ def test_two_studies_share_a_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("text", "count"), [(STUDY, 6), (SEARCH, 8)], ids=["grid", "search"])
 def test_two_studies_at_once_do_a_run_once(tmp_path: Path, text: str, count: int) -> None:
-    if text is SEARCH:
-        pytest.importorskip("optuna")
     files = [declare(tmp_path / "one", text), declare(tmp_path / "two", text)]
     shared = f"study.runs_dir={tmp_path}/runs"
     studies = [start(file, shared) for file in files]
@@ -204,7 +202,6 @@ def test_a_killed_study_leaves_no_job(tmp_path: Path) -> None:
 
 
 def test_a_killed_search_goes_on_where_it_was(tmp_path: Path) -> None:
-    pytest.importorskip("optuna")
     whole = finish(declare(tmp_path / "whole", SEARCH))
     file, chance = declare(tmp_path / "broken", SEARCH), random.Random(1)
     for _ in range(3):
@@ -221,7 +218,6 @@ def test_a_killed_search_goes_on_where_it_was(tmp_path: Path) -> None:
 
 def test_a_hopeless_run_is_pruned(tmp_path: Path) -> None:
     """A run below the median of those before it, at the same epoch, is ended, and cannot be chosen."""
-    pytest.importorskip("optuna")
     file = declare(tmp_path, SEARCH.replace("pruner: none", "pruner: median, pruner_trials: 2, pruner_epochs: 1"))
     found = finish(file, "model.embedding_dim=8")  # slow epochs
     status = {variant["name"]: variant["runs"][0]["status"] for variant in found["variants"]}

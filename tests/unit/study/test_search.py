@@ -19,8 +19,6 @@ from bm3_dgl.study.identity import run_identity
 from bm3_dgl.study.runs import DONE, Run, make_run, take
 from bm3_dgl.study.search import Search
 
-pytest.importorskip("optuna")
-
 DECLARED: dict[str, str] = {}
 SEARCH = """
 study: {seeds: [1], view: search}
